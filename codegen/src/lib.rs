@@ -1,0 +1,10 @@
+//! State-space recurrences as loops.
+//!
+//! In: a [`selscan_dsl::scan::Scan`], extents, a Target and a Schedule. Out: a [`loop_ir::Program`], its meaning
+//! (the interpreter), and a backend's code for it.
+#![forbid(unsafe_code)]
+
+pub mod dtype;
+pub mod loop_ir;
+
+pub use dtype::{Dtype, Ty};

@@ -1,0 +1,534 @@
+//! The loop IR: grammar and printer of [`Proc`], a kernel as loops over scalars and flat memory.
+//!
+//! ```text
+//! proc  ::= params, body                       one work item = one turn of the Core loop
+//! stmt  ::= for v in kind lo..hi step s { stmt* }
+//!         | r = rhs                            registers are assigned, as C's variables are
+//!         | buf[ix] = r
+//!         | if ix < ix { stmt* } else { stmt* }
+//! rhs   ::= constant | index(ix) | load buf[ix] | op(r*)
+//! ix    ::= integer | v | extent | ix + ix | ix - ix | ix * ix | ix / ix | min(ix, ix)      64 bits
+//! ```
+//! The meaning is scalar ([`crate::interp`]): a Lane(w) loop is w turns that no turn can tell apart from w in
+//! lockstep, a Core loop is turns in any order. A backend may vectorise the one and spread the other.
+
+use std::fmt;
+
+use selscan_dsl::{AxisId, InputId, Op, StateId};
+
+use crate::dtype::{Dtype, Ty};
+
+/// A loop variable: an index into [`Proc::vars`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Var(pub u32);
+
+/// A register: an index into [`Proc::regs`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Reg(pub u32);
+
+/// A buffer: an index into [`Proc::buffers`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Buf(pub u32);
+
+/// An integer expression, 64 bits.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Ix {
+    /// An integer.
+    Const(i64),
+    /// A loop variable.
+    Var(Var),
+    /// A run-time extent, by axis.
+    Extent(AxisId),
+    /// Sum.
+    Add(Box<Ix>, Box<Ix>),
+    /// Difference.
+    Sub(Box<Ix>, Box<Ix>),
+    /// Product.
+    Mul(Box<Ix>, Box<Ix>),
+    /// Quotient, rounded down; operands are never negative, the divisor never 0.
+    Div(Box<Ix>, Box<Ix>),
+    /// The smaller one.
+    Min(Box<Ix>, Box<Ix>),
+}
+
+impl From<i64> for Ix {
+    fn from(value: i64) -> Self {
+        Ix::Const(value)
+    }
+}
+impl From<Var> for Ix {
+    fn from(var: Var) -> Self {
+        Ix::Var(var)
+    }
+}
+
+impl std::ops::Add for Ix {
+    type Output = Ix;
+    fn add(self, rhs: Ix) -> Ix {
+        match (self, rhs) {
+            (Ix::Const(a), Ix::Const(b)) => Ix::Const(a + b),
+            (Ix::Const(0), x) | (x, Ix::Const(0)) => x,
+            (a, b) => Ix::Add(Box::new(a), Box::new(b)),
+        }
+    }
+}
+impl std::ops::Sub for Ix {
+    type Output = Ix;
+    fn sub(self, rhs: Ix) -> Ix {
+        match (self, rhs) {
+            (Ix::Const(a), Ix::Const(b)) => Ix::Const(a - b),
+            (x, Ix::Const(0)) => x,
+            (a, b) if a == b => Ix::Const(0),
+            (a, b) => Ix::Sub(Box::new(a), Box::new(b)),
+        }
+    }
+}
+impl std::ops::Mul for Ix {
+    type Output = Ix;
+    fn mul(self, rhs: Ix) -> Ix {
+        match (self, rhs) {
+            (Ix::Const(a), Ix::Const(b)) => Ix::Const(a * b),
+            (Ix::Const(0), _) | (_, Ix::Const(0)) => Ix::Const(0),
+            (Ix::Const(1), x) | (x, Ix::Const(1)) => x,
+            (a, b) => Ix::Mul(Box::new(a), Box::new(b)),
+        }
+    }
+}
+impl std::ops::Div for Ix {
+    type Output = Ix;
+    fn div(self, rhs: Ix) -> Ix {
+        match (self, rhs) {
+            (Ix::Const(a), Ix::Const(b)) if b > 0 => Ix::Const(a / b),
+            (x, Ix::Const(1)) => x,
+            (a, b) => Ix::Div(Box::new(a), Box::new(b)),
+        }
+    }
+}
+
+impl Ix {
+    /// The smaller of two.
+    #[must_use]
+    pub fn min(self, rhs: Ix) -> Ix {
+        match (self, rhs) {
+            (Ix::Const(a), Ix::Const(b)) => Ix::Const(a.min(b)),
+            (a, b) if a == b => a,
+            (a, b) => Ix::Min(Box::new(a), Box::new(b)),
+        }
+    }
+    /// ⌈self / by⌉ for `by` > 0.
+    #[must_use]
+    pub fn div_ceil(self, by: i64) -> Ix {
+        (self + Ix::Const(by - 1)) / Ix::Const(by)
+    }
+    /// Whether `var` occurs in it.
+    #[must_use]
+    pub fn mentions(&self, var: Var) -> bool {
+        match self {
+            Ix::Const(_) | Ix::Extent(_) => false,
+            Ix::Var(v) => *v == var,
+            Ix::Add(a, b) | Ix::Sub(a, b) | Ix::Mul(a, b) | Ix::Div(a, b) | Ix::Min(a, b) => {
+                a.mentions(var) || b.mentions(var)
+            }
+        }
+    }
+    /// How much it grows when `var` grows by 1: `Some(k)` if that is the constant k everywhere.
+    #[must_use]
+    pub fn step_in(&self, var: Var) -> Option<i64> {
+        if !self.mentions(var) {
+            return Some(0);
+        }
+        match self {
+            Ix::Var(_) => Some(1),
+            Ix::Add(a, b) => Some(a.step_in(var)? + b.step_in(var)?),
+            Ix::Sub(a, b) => Some(a.step_in(var)? - b.step_in(var)?),
+            Ix::Mul(a, b) => match (&**a, &**b) {
+                (Ix::Const(k), x) | (x, Ix::Const(k)) => Some(k * x.step_in(var)?),
+                _ => None,
+            },
+            Ix::Const(_) | Ix::Extent(_) | Ix::Div(..) | Ix::Min(..) => None,
+        }
+    }
+    /// Its value; `None` on overflow or division by zero.
+    #[must_use]
+    pub fn eval(&self, vars: &dyn Fn(Var) -> i64, extents: &dyn Fn(AxisId) -> i64) -> Option<i64> {
+        Some(match self {
+            Ix::Const(k) => *k,
+            Ix::Var(v) => vars(*v),
+            Ix::Extent(axis) => extents(*axis),
+            Ix::Add(a, b) => a.eval(vars, extents)?.checked_add(b.eval(vars, extents)?)?,
+            Ix::Sub(a, b) => a.eval(vars, extents)?.checked_sub(b.eval(vars, extents)?)?,
+            Ix::Mul(a, b) => a.eval(vars, extents)?.checked_mul(b.eval(vars, extents)?)?,
+            Ix::Div(a, b) => a.eval(vars, extents)?.checked_div(b.eval(vars, extents)?)?,
+            Ix::Min(a, b) => a.eval(vars, extents)?.min(b.eval(vars, extents)?),
+        })
+    }
+}
+
+/// How the turns of a loop may run.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LoopKind {
+    /// Work items: in any order, on any thread. The one outermost loop of a proc, from 0.
+    Core,
+    /// w turns in lockstep, each with its own registers. `hi − lo` is w.
+    Lane(u32),
+    /// One after another.
+    Serial,
+}
+
+/// An operation on registers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum LoopOp {
+    /// An operation of the dsl's table, in the register's precision.
+    Math(Op),
+    /// a·b + c, rounded once where the machine has it.
+    Fma,
+    /// The nearest integer, ties to even, as a float; operands beyond ±2²² (f32) or ±2⁵¹ (f64) may give anything.
+    Round,
+    /// The register itself.
+    Copy,
+    /// The bits of a float as the integer of its width, and back.
+    Bitcast,
+    /// The same number in the other float type.
+    Convert,
+    /// A signed integer as a float.
+    FromInt,
+    /// Wrapping integer sum.
+    IAdd,
+    /// Wrapping integer difference.
+    ISub,
+    /// Bitwise and.
+    And,
+    /// Bitwise or.
+    Or,
+    /// Shift left by a constant.
+    Shl(u8),
+    /// Logical shift right by a constant.
+    Shr(u8),
+    /// Arithmetic shift right by a constant.
+    Sar(u8),
+    /// Signed integer a < b.
+    ILt,
+}
+
+/// The right-hand side of an assignment.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Rhs {
+    /// A float constant, or an integer constant for an integer register.
+    Const(f64),
+    /// The constant with these bits, for an integer register.
+    Bits(u64),
+    /// An integer expression as a number.
+    Index(Ix),
+    /// An element, converted to the register's float type.
+    Load(Buf, Ix),
+    /// The bits of a 16-bit element, zero-extended to I32.
+    LoadBits(Buf, Ix),
+    /// An operation.
+    Op(LoopOp, Vec<Reg>),
+}
+
+/// A statement.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Stmt {
+    /// A loop: `var` = lo, lo + step, … while below hi.
+    For {
+        /// Its variable.
+        var: Var,
+        /// How its turns may run.
+        kind: LoopKind,
+        /// First value.
+        lo: Ix,
+        /// Bound, exclusive.
+        hi: Ix,
+        /// Increment, above 0.
+        step: i64,
+        /// The turns.
+        body: Vec<Stmt>,
+    },
+    /// An assignment.
+    Set(Reg, Rhs),
+    /// A float register into an element, rounded to the buffer's type (nearest, ties to even).
+    Store(Buf, Ix, Reg),
+    /// The lower 16 bits of an I32 register into a 16-bit element.
+    StoreBits(Buf, Ix, Reg),
+    /// A choice that is the same in every lane.
+    If {
+        /// Left side of `<`.
+        lhs: Ix,
+        /// Right side of `<`.
+        rhs: Ix,
+        /// If it holds.
+        then: Vec<Stmt>,
+        /// If it does not.
+        els: Vec<Stmt>,
+    },
+}
+
+/// What a buffer is to the launch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Role {
+    /// An input, read only.
+    Input(InputId),
+    /// The state before the first step, read only; may be the memory of `Last` of the same state.
+    Initial(StateId),
+    /// The state after the last step, written.
+    Last(StateId),
+    /// An output, written.
+    Output(u32),
+    /// Memory shared by the procs of a program, by number.
+    Workspace(u32),
+    /// Memory of one work item at a time; its contents are lost between items.
+    Scratch,
+}
+
+/// A buffer of a proc.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BufferDecl {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// How elements lie in memory.
+    pub dtype: Dtype,
+    /// How many elements, in terms of extents.
+    pub len: Ix,
+}
+
+/// A kernel as loops.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Proc {
+    /// Its name.
+    pub name: String,
+    /// Names of the run-time extents, by axis; `None` where the extent is compiled in.
+    pub extents: Vec<Option<String>>,
+    /// Its buffers.
+    pub buffers: Vec<BufferDecl>,
+    /// Names of loop variables.
+    pub vars: Vec<String>,
+    /// Types of registers.
+    pub regs: Vec<Ty>,
+    /// How many work items: the bound of the Core loop.
+    pub items: Ix,
+    /// The Core loop, and nothing else.
+    pub body: Vec<Stmt>,
+}
+
+/// The procs of one kernel, run one after another, and the memory that they share.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Program {
+    /// The procs in order.
+    pub procs: Vec<Proc>,
+    /// Workspaces by number: storage type and length.
+    pub workspaces: Vec<(Dtype, Ix)>,
+}
+
+impl Proc {
+    /// A buffer's declaration.
+    #[must_use]
+    pub fn buffer(&self, buf: Buf) -> &BufferDecl {
+        &self.buffers[buf.0 as usize]
+    }
+    /// A register's type.
+    #[must_use]
+    pub fn ty(&self, reg: Reg) -> Ty {
+        self.regs[reg.0 as usize]
+    }
+    /// A new register.
+    pub fn reg(&mut self, ty: Ty) -> Reg {
+        self.regs.push(ty);
+        Reg(self.regs.len() as u32 - 1)
+    }
+    /// A new loop variable.
+    pub fn var(&mut self, name: impl Into<String>) -> Var {
+        self.vars.push(name.into());
+        Var(self.vars.len() as u32 - 1)
+    }
+    /// An integer expression as text.
+    #[must_use]
+    pub fn show(&self, ix: &Ix) -> String {
+        self.show_at(ix, 0)
+    }
+
+    fn show_at(&self, ix: &Ix, level: u8) -> String {
+        let (text, own) = match ix {
+            Ix::Const(k) => (k.to_string(), 3),
+            Ix::Var(v) => (self.vars[v.0 as usize].clone(), 3),
+            Ix::Extent(axis) => {
+                let name = self.extents.get(axis.0 as usize).and_then(Clone::clone);
+                (name.unwrap_or_else(|| format!("extent{}", axis.0)), 3)
+            }
+            Ix::Add(a, b) => (
+                format!("{} + {}", self.show_at(a, 0), self.show_at(b, 1)),
+                0,
+            ),
+            Ix::Sub(a, b) => (
+                format!("{} - {}", self.show_at(a, 0), self.show_at(b, 1)),
+                0,
+            ),
+            Ix::Mul(a, b) => (format!("{}*{}", self.show_at(a, 1), self.show_at(b, 2)), 1),
+            Ix::Div(a, b) => (format!("{}/{}", self.show_at(a, 1), self.show_at(b, 2)), 1),
+            Ix::Min(a, b) => (
+                format!("min({}, {})", self.show_at(a, 0), self.show_at(b, 0)),
+                3,
+            ),
+        };
+        if own < level {
+            format!("({text})")
+        } else {
+            text
+        }
+    }
+
+    fn print(&self, f: &mut fmt::Formatter<'_>, stmts: &[Stmt], depth: usize) -> fmt::Result {
+        let pad = "    ".repeat(depth);
+        for stmt in stmts {
+            match stmt {
+                Stmt::For {
+                    var,
+                    kind,
+                    lo,
+                    hi,
+                    step,
+                    body,
+                } => {
+                    let kind = match kind {
+                        LoopKind::Core => "core".to_owned(),
+                        LoopKind::Lane(w) => format!("lane({w})"),
+                        LoopKind::Serial => "serial".to_owned(),
+                    };
+                    let by = if *step == 1 {
+                        String::new()
+                    } else {
+                        format!(" step {step}")
+                    };
+                    writeln!(
+                        f,
+                        "{pad}for {} in {kind} {}..{}{by} {{",
+                        self.vars[var.0 as usize],
+                        self.show(lo),
+                        self.show(hi)
+                    )?;
+                    self.print(f, body, depth + 1)?;
+                    writeln!(f, "{pad}}}")?;
+                }
+                Stmt::Set(reg, rhs) => {
+                    write!(f, "{pad}r{}: {} = ", reg.0, self.ty(*reg).name())?;
+                    match rhs {
+                        Rhs::Const(x) => writeln!(f, "{x:?}")?,
+                        Rhs::Bits(x) => writeln!(f, "{x:#x}")?,
+                        Rhs::Index(ix) => writeln!(f, "index({})", self.show(ix))?,
+                        Rhs::Load(buf, ix) => {
+                            writeln!(f, "{}[{}]", self.buffer(*buf).name, self.show(ix))?
+                        }
+                        Rhs::LoadBits(buf, ix) => {
+                            writeln!(f, "bits {}[{}]", self.buffer(*buf).name, self.show(ix))?
+                        }
+                        Rhs::Op(op, args) => {
+                            let args: Vec<String> =
+                                args.iter().map(|r| format!("r{}", r.0)).collect();
+                            writeln!(f, "{}({})", op.name(), args.join(", "))?;
+                        }
+                    }
+                }
+                Stmt::Store(buf, ix, reg) => writeln!(
+                    f,
+                    "{pad}{}[{}] = r{}",
+                    self.buffer(*buf).name,
+                    self.show(ix),
+                    reg.0
+                )?,
+                Stmt::StoreBits(buf, ix, reg) => writeln!(
+                    f,
+                    "{pad}bits {}[{}] = r{}",
+                    self.buffer(*buf).name,
+                    self.show(ix),
+                    reg.0
+                )?,
+                Stmt::If {
+                    lhs,
+                    rhs,
+                    then,
+                    els,
+                } => {
+                    writeln!(f, "{pad}if {} < {} {{", self.show(lhs), self.show(rhs))?;
+                    self.print(f, then, depth + 1)?;
+                    if !els.is_empty() {
+                        writeln!(f, "{pad}}} else {{")?;
+                        self.print(f, els, depth + 1)?;
+                    }
+                    writeln!(f, "{pad}}}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LoopOp {
+    /// Its name in printed loops.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            LoopOp::Math(op) => op.name().to_owned(),
+            LoopOp::Fma => "fma".to_owned(),
+            LoopOp::Round => "round".to_owned(),
+            LoopOp::Copy => "copy".to_owned(),
+            LoopOp::Bitcast => "bitcast".to_owned(),
+            LoopOp::Convert => "convert".to_owned(),
+            LoopOp::FromInt => "from_int".to_owned(),
+            LoopOp::IAdd => "iadd".to_owned(),
+            LoopOp::ISub => "isub".to_owned(),
+            LoopOp::And => "and".to_owned(),
+            LoopOp::Or => "or".to_owned(),
+            LoopOp::Shl(k) => format!("shl{k}"),
+            LoopOp::Shr(k) => format!("shr{k}"),
+            LoopOp::Sar(k) => format!("sar{k}"),
+            LoopOp::ILt => "ilt".to_owned(),
+        }
+    }
+    /// How many registers it reads.
+    #[must_use]
+    pub fn arity(self) -> usize {
+        match self {
+            LoopOp::Math(op) => op.arity(),
+            LoopOp::Fma => 3,
+            LoopOp::IAdd | LoopOp::ISub | LoopOp::And | LoopOp::Or | LoopOp::ILt => 2,
+            LoopOp::Round | LoopOp::Copy | LoopOp::Bitcast | LoopOp::Convert | LoopOp::FromInt => 1,
+            LoopOp::Shl(_) | LoopOp::Shr(_) | LoopOp::Sar(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Proc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "proc {} {{", self.name)?;
+        for b in &self.buffers {
+            let role = match b.role {
+                Role::Input(_) => "input",
+                Role::Initial(_) => "initial",
+                Role::Last(_) => "last",
+                Role::Output(_) => "output",
+                Role::Workspace(_) => "workspace",
+                Role::Scratch => "scratch",
+            };
+            writeln!(
+                f,
+                "    {role} {}: {}[{}]",
+                b.name,
+                b.dtype,
+                self.show(&b.len)
+            )?;
+        }
+        self.print(f, &self.body, 1)?;
+        writeln!(f, "}}")
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for proc in &self.procs {
+            write!(f, "{proc}")?;
+        }
+        Ok(())
+    }
+}
