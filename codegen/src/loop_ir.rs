@@ -3,6 +3,7 @@
 //! ```text
 //! proc  ::= params, body                       one work item = one turn of the Core loop
 //! stmt  ::= for v in kind lo..hi step s { stmt* }
+//!         | let v = ix                         an index computed once, before what uses it
 //!         | r = rhs                            registers are assigned, as C's variables are
 //!         | buf[ix] = r
 //!         | if ix < ix { stmt* } else { stmt* }
@@ -68,6 +69,11 @@ impl std::ops::Add for Ix {
         match (self, rhs) {
             (Ix::Const(a), Ix::Const(b)) => Ix::Const(a + b),
             (Ix::Const(0), x) | (x, Ix::Const(0)) => x,
+            // Constants drift to the right, where a backend finds them as an immediate offset.
+            (Ix::Add(a, c), Ix::Const(k)) if matches!(*c, Ix::Const(_)) => *a + (*c + Ix::Const(k)),
+            (Ix::Add(a, c), b) if matches!(*c, Ix::Const(_)) => (*a + b) + *c,
+            (a, Ix::Add(b, c)) if matches!(*c, Ix::Const(_)) => (a + *b) + *c,
+            (Ix::Const(k), b) => Ix::Add(Box::new(b), Box::new(Ix::Const(k))),
             (a, b) => Ix::Add(Box::new(a), Box::new(b)),
         }
     }
@@ -90,6 +96,9 @@ impl std::ops::Mul for Ix {
             (Ix::Const(a), Ix::Const(b)) => Ix::Const(a * b),
             (Ix::Const(0), _) | (_, Ix::Const(0)) => Ix::Const(0),
             (Ix::Const(1), x) | (x, Ix::Const(1)) => x,
+            (Ix::Add(a, c), Ix::Const(k)) if matches!(*c, Ix::Const(_)) => {
+                *a * Ix::Const(k) + *c * Ix::Const(k)
+            }
             (a, b) => Ix::Mul(Box::new(a), Box::new(b)),
         }
     }
@@ -245,6 +254,8 @@ pub enum Stmt {
         /// The turns.
         body: Vec<Stmt>,
     },
+    /// An index variable, computed here once; never inside a Lane loop from its variable.
+    Let(Var, Ix),
     /// An assignment.
     Set(Reg, Rhs),
     /// A float register into an element, rounded to the buffer's type (nearest, ties to even).
@@ -411,6 +422,12 @@ impl Proc {
                     self.print(f, body, depth + 1)?;
                     writeln!(f, "{pad}}}")?;
                 }
+                Stmt::Let(var, ix) => writeln!(
+                    f,
+                    "{pad}let {} = {}",
+                    self.vars[var.0 as usize],
+                    self.show(ix)
+                )?,
                 Stmt::Set(reg, rhs) => {
                     write!(f, "{pad}r{}: {} = ", reg.0, self.ty(*reg).name())?;
                     match rhs {
