@@ -4,12 +4,19 @@
 //! the simplified, classified [`scan::Scan`] that `selscan-codegen` turns into loops.
 #![forbid(unsafe_code)]
 
+pub mod array;
 pub mod axis;
+pub mod eval;
 pub mod expr;
 pub mod op;
 pub mod recurrence;
+pub mod shape;
+pub mod transform;
 
+pub use array::{Array, Inputs, Outputs};
 pub use axis::{AxisDecl, AxisId, AxisSet, Extents};
+pub use eval::{EvalError, eval, eval_with_bound};
 pub use expr::{AxisIndex, Graph, InputId, Node, NodeId, Part, ReduceOp, StateId, Type, When};
 pub use op::Op;
 pub use recurrence::{InputDecl, InputKind, OutputDecl, Recurrence, StateDecl};
+pub use shape::{ShapeError, bind_extents};

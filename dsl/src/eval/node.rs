@@ -1,0 +1,448 @@
+//! One node of a graph as a loop over its points: the index arithmetic, done once, and the arithmetic.
+//!
+//! In: a node, the axes that it and its operands are laid out over. Out: [`Code`], which [`Code::run`]
+//! evaluates at one time step from the values of its operands.
+
+use num_complex::Complex64 as C64;
+
+use crate::array::{Array, positions, strides};
+use crate::axis::{AxisId, Extents};
+use crate::expr::{AxisIndex, Graph, Node, NodeId, Part, ReduceOp, Type, When};
+use crate::op::Op;
+use crate::recurrence::Recurrence;
+
+/// The values of a node or of a state: one number a point.
+#[derive(Clone, Default)]
+pub(super) struct Value {
+    /// Real values, or real halves.
+    pub re: Vec<f64>,
+    /// Imaginary halves; empty if real.
+    pub im: Vec<f64>,
+    /// Error bounds in units of eps, m ≥ |value|; empty if not asked for.
+    pub m: Vec<f64>,
+}
+
+impl Value {
+    pub fn new(points: usize, complex: bool, bound: bool, value: f64) -> Value {
+        Value {
+            re: vec![value; points],
+            im: vec![0.0; if complex { points } else { 0 }],
+            m: vec![value.abs(); if bound { points } else { 0 }],
+        }
+    }
+    pub fn of(array: &Array, bound: bool) -> Value {
+        let (re, im): (Vec<f64>, Vec<f64>) = if array.complex {
+            array.data.chunks_exact(2).map(|x| (x[0], x[1])).unzip()
+        } else {
+            (array.data.clone(), vec![])
+        };
+        let m = match (bound, array.complex) {
+            (false, _) => vec![],
+            (true, false) => re.iter().map(|x| x.abs()).collect(),
+            (true, true) => re.iter().zip(&im).map(|(x, y)| x.hypot(*y)).collect(),
+        };
+        Value { re, im, m }
+    }
+    pub fn at(&self, point: usize) -> C64 {
+        C64::new(self.re[point], self.im.get(point).copied().unwrap_or(0.0))
+    }
+    /// Sets a point; a real value keeps the real half.
+    pub fn put(&mut self, point: usize, x: C64, m: f64) {
+        self.re[point] = x.re;
+        if !self.im.is_empty() {
+            self.im[point] = x.im;
+        }
+        if !self.m.is_empty() {
+            self.m[point] = m;
+        }
+    }
+    /// The numbers in the order of an [`Array`], then the bounds in the same order (empty if not asked for).
+    pub fn interleaved(self) -> (Vec<f64>, Vec<f64>) {
+        if self.im.is_empty() {
+            return (self.re, self.m);
+        }
+        let halves = self.re.iter().zip(&self.im);
+        let m = self.m.iter().flat_map(|&m| [m, m]).collect();
+        (halves.flat_map(|(&re, &im)| [re, im]).collect(), m)
+    }
+    /// Copies the point `from` of another value; a real value into a complex one has no imaginary half.
+    pub fn copy(&mut self, to: usize, other: &Value, from: usize) {
+        self.put(to, other.at(from), other.bound(from));
+    }
+    /// The bound of a point, 0 if not asked for.
+    pub fn bound(&self, point: usize) -> f64 {
+        self.m.get(point).copied().unwrap_or(0.0)
+    }
+}
+
+/// The non-time axes of a node in ascending order: how its points are laid out.
+pub(super) fn layout(graph: &Graph, id: NodeId) -> Vec<AxisId> {
+    graph.axes(id).without(graph.time()).iter().collect()
+}
+
+/// Where each point of one layout lies in another.
+pub(super) enum Gather {
+    /// At the same place.
+    Same,
+    /// At these places.
+    Table(Vec<usize>),
+}
+
+impl Gather {
+    pub fn at(&self, point: usize) -> usize {
+        match self {
+            Gather::Same => point,
+            Gather::Table(table) => table[point],
+        }
+    }
+    /// From points over `to` to points over `from`, which has no other axes.
+    pub fn new(to: &[AxisId], from: &[AxisId], extents: &Extents) -> Gather {
+        if to == from {
+            return Gather::Same;
+        }
+        let own = strides(&extents.shape(from));
+        let stride = |axis: AxisId| from.iter().position(|&f| f == axis).map_or(0, |i| own[i]);
+        Gather::Table(positions(&extents.shape(to), |i, at| stride(to[i]) * at))
+    }
+}
+
+/// The elements of a stored tensor that a read touches: a table over the node's points, plus a part that
+/// grows with time, Σ (t / divisor)·stride.
+pub(super) struct Read {
+    at: Vec<usize>,
+    time: Vec<(usize, usize)>,
+}
+
+impl Read {
+    fn new(
+        r: &Recurrence,
+        to: &[AxisId],
+        axes: &[AxisId],
+        index: &[AxisIndex],
+        e: &Extents,
+    ) -> Read {
+        let own = strides(&e.shape(axes));
+        let divisor = |index: AxisIndex| match index {
+            AxisIndex::At(_) => 1,
+            AxisIndex::Group { of, groups } => (e.get(of) / e.get(groups).max(1)).max(1),
+        };
+        let terms: Vec<(AxisId, usize, usize)> = index
+            .iter()
+            .zip(own)
+            .map(|(&i, stride)| (i.axis(), divisor(i), stride))
+            .collect();
+        let step = |axis: AxisId, at: usize| {
+            let along = terms.iter().filter(|(a, _, _)| *a == axis);
+            along
+                .map(|(_, divisor, stride)| at / divisor * stride)
+                .sum()
+        };
+        Read {
+            at: positions(&e.shape(to), |i, at| step(to[i], at)),
+            time: terms
+                .iter()
+                .filter(|(a, _, _)| *a == r.time)
+                .map(|&(_, divisor, stride)| (divisor, stride))
+                .collect(),
+        }
+    }
+    fn base(&self, t: usize) -> usize {
+        self.time
+            .iter()
+            .map(|(divisor, stride)| t / divisor * stride)
+            .sum()
+    }
+}
+
+/// A node, ready to run.
+pub(super) enum Code {
+    /// A constant or an extent.
+    Constant(f64),
+    /// The position in time.
+    Time,
+    /// The position on another axis.
+    Index,
+    Input {
+        input: usize,
+        read: Read,
+        part: Part,
+    },
+    State {
+        state: usize,
+        when: When,
+        read: Read,
+        part: Part,
+    },
+    Op {
+        op: Op,
+        xs: Vec<(NodeId, Gather)>,
+        complex: bool,
+    },
+    Reduce {
+        op: ReduceOp,
+        x: NodeId,
+        first: Gather,
+        stride: usize,
+        extent: usize,
+    },
+    /// For every point where it is in `x`, or [`OUTSIDE`].
+    Shift {
+        x: NodeId,
+        from: Vec<usize>,
+        fill: NodeId,
+        fill_at: Gather,
+    },
+}
+
+/// A shifted point that `fill` enters at.
+const OUTSIDE: usize = usize::MAX;
+
+impl Code {
+    /// The code of a node; `None` for what does not mean anything: a reduction or shift over time, or a `given`
+    /// that specialisation has not decided.
+    pub fn new(r: &Recurrence, id: NodeId, extents: &Extents) -> Option<Code> {
+        let graph = &r.graph;
+        let own = layout(graph, id);
+        let gather = |x: NodeId| Gather::new(&own, &layout(graph, x), extents);
+        Some(match graph.node(id) {
+            Node::Const(bits) => Code::Constant(f64::from_bits(*bits)),
+            Node::Extent(axis) => Code::Constant(extents.get(*axis) as f64),
+            Node::Index(axis) if *axis == r.time => Code::Time,
+            Node::Index(_) => Code::Index,
+            Node::Input { input, index, part } => Code::Input {
+                input: input.0 as usize,
+                read: Read::new(r, &own, &r.input(*input).axes, index, extents),
+                part: *part,
+            },
+            Node::State {
+                state,
+                when,
+                index,
+                part,
+            } => Code::State {
+                state: state.0 as usize,
+                when: *when,
+                read: Read::new(r, &own, &r.state(*state).axes, index, extents),
+                part: *part,
+            },
+            Node::Op(op, xs) => Code::Op {
+                op: *op,
+                xs: xs.iter().map(|&x| (x, gather(x))).collect(),
+                complex: *op == Op::Complex || xs.iter().any(|&x| graph.ty(x) == Type::Complex),
+            },
+            Node::Reduce { op, axis, x } if *axis != r.time => {
+                let from = layout(graph, *x);
+                let along = strides(&extents.shape(&from));
+                let place = from.iter().position(|a| a == axis);
+                Code::Reduce {
+                    op: *op,
+                    x: *x,
+                    first: Gather::new(&own, &from, extents),
+                    stride: place.map_or(0, |i| along[i]),
+                    extent: extents.get(*axis),
+                }
+            }
+            Node::Shift { axis, by, x, fill } if *axis != r.time => {
+                let from = layout(graph, *x);
+                let along = strides(&extents.shape(&from));
+                let (shape, extent) = (extents.shape(&own), extents.get(*axis));
+                let stride = |a: AxisId| from.iter().position(|&f| f == a).map_or(0, |k| along[k]);
+                let source = |a: AxisId, at: usize| match a == *axis {
+                    true => at
+                        .checked_add_signed(-isize::from(*by))
+                        .filter(|&s| s < extent),
+                    false => Some(at),
+                };
+                let outside = positions(&shape, |i, at| usize::from(source(own[i], at).is_none()));
+                let places = positions(&shape, |i, at| {
+                    source(own[i], at).unwrap_or(0) * stride(own[i])
+                });
+                let from = outside.iter().zip(places);
+                Code::Shift {
+                    x: *x,
+                    from: from
+                        .map(|(&out, at)| if out > 0 { OUTSIDE } else { at })
+                        .collect(),
+                    fill: *fill,
+                    fill_at: gather(*fill),
+                }
+            }
+            Node::Reduce { .. } | Node::Shift { .. } | Node::Given { .. } => return None,
+        })
+    }
+
+    /// Computes the node at time `t` into `out`, which has the right size.
+    pub fn run<'a>(
+        &self,
+        out: &mut Value,
+        t: usize,
+        values: &[Value],
+        inputs: &[Value],
+        state: impl Fn(usize, When) -> &'a Value,
+    ) {
+        match self {
+            Code::Constant(value) => {
+                out.re.fill(*value);
+                out.m.fill(value.abs());
+            }
+            Code::Time => {
+                out.re.fill(t as f64);
+                out.m.fill(t as f64);
+            }
+            Code::Index => {
+                for (i, x) in out.re.iter_mut().enumerate() {
+                    *x = i as f64;
+                }
+                for (i, m) in out.m.iter_mut().enumerate() {
+                    *m = i as f64;
+                }
+            }
+            Code::Input { input, read, part } => gather(out, &inputs[*input], read, t, *part),
+            Code::State {
+                state: s,
+                when,
+                read,
+                part,
+            } => gather(out, state(*s, *when), read, t, *part),
+            Code::Op {
+                op,
+                xs,
+                complex: false,
+            } => real_op(*op, xs, values, out),
+            Code::Op {
+                op,
+                xs,
+                complex: true,
+            } => complex_op(*op, xs, values, out),
+            Code::Reduce {
+                op,
+                x,
+                first,
+                stride,
+                extent,
+            } => {
+                let x = &values[x.0 as usize];
+                for p in 0..out.re.len() {
+                    let first = first.at(p);
+                    let places = (0..*extent).map(|k| first + k * stride);
+                    reduce(*op, x, places, out, p);
+                }
+            }
+            Code::Shift {
+                x,
+                from,
+                fill,
+                fill_at,
+            } => {
+                let (x, fill) = (&values[x.0 as usize], &values[fill.0 as usize]);
+                for (p, &from) in from.iter().enumerate() {
+                    if from == OUTSIDE {
+                        out.copy(p, fill, fill_at.at(p));
+                    } else {
+                        out.copy(p, x, from);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copies what `read` touches at time `t`.
+fn gather(out: &mut Value, from: &Value, read: &Read, t: usize, part: Part) {
+    let base = read.base(t);
+    for (p, &at) in read.at.iter().enumerate() {
+        if part == Part::Im {
+            let im = C64::new(from.at(base + at).im, 0.0);
+            out.put(p, im, from.bound(base + at));
+        } else {
+            out.copy(p, from, base + at);
+        }
+    }
+}
+
+fn real_op(op: Op, xs: &[(NodeId, Gather)], values: &[Value], out: &mut Value) {
+    let info = op.info();
+    let mut operands = [0.0; 3];
+    for p in 0..out.re.len() {
+        for (x, (id, at)) in operands.iter_mut().zip(xs) {
+            *x = values[id.0 as usize].re[at.at(p)];
+        }
+        let operands = &operands[..xs.len()];
+        out.re[p] = (info.real)(operands);
+        if !out.m.is_empty() {
+            out.m[p] = out.re[p].abs() + weighted(&(info.slopes)(operands), xs, values, p);
+        }
+    }
+}
+
+fn complex_op(op: Op, xs: &[(NodeId, Gather)], values: &[Value], out: &mut Value) {
+    let Some(meaning) = op.info().complex else {
+        // The graph gives no complex type to an operation that has no complex meaning.
+        out.re.fill(f64::NAN);
+        return;
+    };
+    let mut operands = [C64::new(0.0, 0.0); 3];
+    for p in 0..out.re.len() {
+        for (x, (id, at)) in operands.iter_mut().zip(xs) {
+            *x = values[id.0 as usize].at(at.at(p));
+        }
+        let operands = &operands[..xs.len()];
+        let value = meaning(operands);
+        let m = if out.m.is_empty() {
+            0.0
+        } else {
+            value.norm() + weighted(&complex_slopes(op, operands, value), xs, values, p)
+        };
+        out.put(p, value, m);
+    }
+}
+
+/// Σ slopeᵢ·mᵢ at a point. An operand that does not count (slope 0) does not spoil the sum if its m is infinite.
+fn weighted(slopes: &[f64; 3], xs: &[(NodeId, Gather)], values: &[Value], p: usize) -> f64 {
+    xs.iter()
+        .zip(slopes)
+        .filter(|(_, slope)| **slope != 0.0)
+        .map(|((id, at), slope)| slope * values[id.0 as usize].m[at.at(p)])
+        .sum()
+}
+
+/// |∂f/∂zᵢ| at complex operands; `value` is f there.
+fn complex_slopes(op: Op, z: &[C64], value: C64) -> [f64; 3] {
+    match op {
+        Op::Mul => [z[1].norm(), z[0].norm(), 0.0],
+        Op::Div => [1.0 / z[1].norm(), value.norm() / z[1].norm(), 0.0],
+        Op::Exp => [value.norm(), 0.0, 0.0],
+        Op::Expm1 => [z[0].exp().norm(), 0.0, 0.0],
+        Op::Phi1 if z[0].norm() < 1e-4 => [0.5 + z[0].norm() / 3.0, 0.0, 0.0],
+        Op::Phi1 => [((z[0].exp() - value) / z[0]).norm(), 0.0, 0.0],
+        Op::Select if z[0].re != 0.0 => [0.0, 1.0, 0.0],
+        Op::Select => [0.0, 0.0, 1.0],
+        _ => [1.0, 1.0, 0.0],
+    }
+}
+
+/// The sum or maximum of the elements of `x` at `places`, into the point `p`.
+///
+/// The bound of a sum counts one rounding of every partial sum, as a chain of additions would.
+fn reduce(op: ReduceOp, x: &Value, places: impl Iterator<Item = usize>, out: &mut Value, p: usize) {
+    let start = match op {
+        ReduceOp::Sum => 0.0,
+        ReduceOp::Max => f64::NEG_INFINITY,
+    };
+    let (mut total, mut m) = (C64::new(start, 0.0), 0.0f64);
+    for (i, place) in places.enumerate() {
+        let term = x.at(place);
+        match op {
+            ReduceOp::Sum => total += term,
+            ReduceOp::Max => total.re = (Op::Max.info().real)(&[total.re, term.re]),
+        }
+        if let Some(&own) = x.m.get(place) {
+            m = match op {
+                ReduceOp::Sum if i == 0 => own,
+                ReduceOp::Sum => m + own + total.norm(),
+                ReduceOp::Max => m.max(own),
+            };
+        }
+    }
+    out.put(p, total, m);
+}
