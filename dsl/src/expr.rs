@@ -255,6 +255,12 @@ impl Graph {
         id
     }
 
+    /// The id of a node that is there already.
+    #[must_use]
+    pub fn find(&self, node: &Node) -> Option<NodeId> {
+        self.memo.get(node).copied()
+    }
+
     fn infer(&self, node: &Node) -> Info {
         let ty_of = |part: Part| {
             if part == Part::Complex {

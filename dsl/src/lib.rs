@@ -4,19 +4,29 @@
 //! the simplified, classified [`scan::Scan`] that `selscan-codegen` turns into loops.
 #![forbid(unsafe_code)]
 
+pub mod affine;
 pub mod array;
 pub mod axis;
+pub mod complex;
+pub mod egraph;
 pub mod eval;
 pub mod expr;
+pub mod normal;
 pub mod op;
 pub mod recurrence;
+pub mod rules;
+pub mod scan;
 pub mod shape;
+pub mod simplify;
 pub mod transform;
 
+pub use affine::{Affine, WhyNot};
 pub use array::{Array, Inputs, Outputs};
 pub use axis::{AxisDecl, AxisId, AxisSet, Extents};
 pub use eval::{EvalError, eval, eval_with_bound};
 pub use expr::{AxisIndex, Graph, InputId, Node, NodeId, Part, ReduceOp, StateId, Type, When};
 pub use op::Op;
 pub use recurrence::{InputDecl, InputKind, OutputDecl, Recurrence, StateDecl};
+pub use scan::{Class, Scan, StateScan};
 pub use shape::{ShapeError, bind_extents};
+pub use simplify::simplify;

@@ -1,0 +1,109 @@
+//! Simplification of a real recurrence.
+//!
+//! In: a recurrence of real nodes. Out: an equal one that costs less, where a cost is an operation's cost times
+//! the points of the axes that it varies over. Alternately the normal form of products and sums
+//! ([`crate::normal`]) and the rules ([`crate::rules`]) over an e-graph of all roots ([`crate::egraph`]).
+//!
+//! A pure function: limits are e-nodes, iterations and rounds, never seconds, and of two candidates of equal
+//! cost the earlier one stays.
+
+use egg::SearchMatches;
+
+use crate::egraph::{self, Term, Terms, cost};
+use crate::expr::{Graph, Node, NodeId};
+use crate::normal::normalise;
+use crate::recurrence::Recurrence;
+use crate::rules;
+
+/// Rounds of normal form and rules; the second one hoists what the rules of the first have uncovered.
+const ROUNDS: usize = 3;
+/// Iterations of all rules in a round.
+const ITERATIONS: usize = 8;
+/// E-nodes after which no rule is applied any more.
+const MAX_TERMS: usize = 4000;
+/// Matches of one rule that are applied in one iteration.
+const MAX_MATCHES: usize = 400;
+
+/// The cheapest equal recurrence that the rules find; a recurrence with complex nodes is split first.
+#[must_use]
+pub fn simplify(r: &Recurrence) -> Recurrence {
+    let mut best = normal_form(&r.split_complex());
+    for _ in 0..ROUNDS {
+        let Some(found) = saturate(&best) else { break };
+        let found = normal_form(&found);
+        if cost(&found) >= cost(&best) {
+            break;
+        }
+        best = found;
+    }
+    best.rebuild(Graph::add)
+}
+
+/// The cheapest of the recurrence itself and its two normal forms; a normal form, if they cost the same.
+fn normal_form(r: &Recurrence) -> Recurrence {
+    let mut best = normalise(r, true);
+    for other in [normalise(r, false), r.clone()] {
+        if cost(&other) < cost(&best) {
+            best = other;
+        }
+    }
+    best
+}
+
+/// Applies the rules to all roots at once and takes the cheapest term of each.
+fn saturate(r: &Recurrence) -> Option<Recurrence> {
+    let (mut terms, roots) = egraph::insert(r);
+    let mut axes = crate::AxisSet::EMPTY;
+    for id in r.graph.reachable(&r.roots()) {
+        if let Node::Reduce { axis, .. } = r.graph.node(id) {
+            axes = axes.with(*axis);
+        }
+    }
+    let rules: Vec<&rules::Rewrite> = rules::rewrites(axes).collect();
+    for _ in 0..ITERATIONS {
+        if !step(&mut terms, &rules) {
+            break;
+        }
+    }
+    let roots: Vec<egg::Id> = roots.iter().map(|&id| terms.find(id)).collect();
+    let (graph, nodes) = egraph::extract(&terms, &roots, r)?;
+    Some(with_roots(r, graph, &nodes))
+}
+
+/// One iteration: every rule is matched before any is applied. Whether anything changed.
+fn step(terms: &mut Terms, rules: &[&rules::Rewrite]) -> bool {
+    let matches: Vec<Vec<SearchMatches<Term>>> = rules
+        .iter()
+        .map(|rule| rule.search_with_limit(terms, MAX_MATCHES))
+        .collect();
+    let mut changed = false;
+    for (rule, matches) in rules.iter().zip(&matches) {
+        if terms.total_size() > MAX_TERMS {
+            break;
+        }
+        changed |= !rule.apply(terms, matches).is_empty();
+    }
+    terms.rebuild();
+    changed
+}
+
+/// The declarations of `r` over another graph; `nodes` in the order of [`Recurrence::roots`].
+fn with_roots(r: &Recurrence, graph: Graph, nodes: &[NodeId]) -> Recurrence {
+    let mut out = r.clone();
+    let mut next = nodes.iter().copied();
+    let mut take = |slot: &mut NodeId| {
+        if let Some(id) = next.next() {
+            *slot = id;
+        }
+    };
+    for s in &mut out.states {
+        take(&mut s.update);
+        s.update_im.as_mut().map(&mut take);
+    }
+    for o in &mut out.outputs {
+        take(&mut o.value);
+        o.value_im.as_mut().map(&mut take);
+    }
+    out.graph = graph;
+    out
+}
