@@ -217,4 +217,34 @@ impl Recurrence {
         out.graph = graph;
         out
     }
+
+    /// The same recurrence without the inputs that it does not read.
+    #[must_use]
+    pub fn prune(&self) -> Recurrence {
+        let mut read = vec![false; self.inputs.len()];
+        for id in self.graph.reachable(&self.roots()) {
+            match self.graph.node(id) {
+                Node::Input { input, .. } | Node::Given { input, .. } => {
+                    read[input.0 as usize] = true;
+                }
+                _ => {}
+            }
+        }
+        let mut new_ids = Vec::with_capacity(self.inputs.len());
+        let mut inputs = Vec::new();
+        for (decl, read) in self.inputs.iter().zip(read) {
+            new_ids.push(InputId(inputs.len() as u32));
+            if read {
+                inputs.push(decl.clone());
+            }
+        }
+        let mut out = self.rebuild(|graph, mut node| {
+            if let Node::Input { input, .. } | Node::Given { input, .. } = &mut node {
+                *input = new_ids[input.0 as usize];
+            }
+            graph.add(node)
+        });
+        out.inputs = inputs;
+        out
+    }
 }

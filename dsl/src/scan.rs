@@ -102,6 +102,15 @@ impl Scan {
     }
 }
 
+/// The scans of a kernel for callers who give exactly the optional inputs that `present` names, and packed
+/// sequences if `boundaries`: one, or one per direction in the order in which they run.
+#[must_use]
+pub fn prepare(r: &Recurrence, present: &dyn Fn(&str) -> bool, boundaries: bool) -> Vec<Scan> {
+    let r = r.specialize(present);
+    let r = if boundaries { r.with_boundaries() } else { r };
+    r.split_directions().iter().map(Scan::derive).collect()
+}
+
 impl fmt::Display for Scan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "class: {}", self.class)?;

@@ -1,0 +1,131 @@
+//! The recurrences of the time-chunked algorithm.
+//!
+//! In: a [`Scan`] whose every state is h' = a ⊙ h + b with a and b free of all states. A run of steps is then
+//! the map h ↦ P ⊙ h + S, and runs compose: (P₂, S₂) ∘ (P₁, S₁) = (P₂P₁, P₂S₁ + S₂). Out:
+//!
+//! ```text
+//! summary, over the steps of one chunk:   S' = a ⊙ S + b, S = 0        P' = a ⊙ P, P = 1
+//! carry, over the chunks:                 start = h                    h' = P ⊙ h + S
+//! ```
+//! The chunks' own steps then run from `start`, each chunk by itself.
+
+use crate::expr::{Graph, InputId, Node, NodeId, StateId, Type, When};
+use crate::op::Op;
+use crate::recurrence::{InputDecl, InputKind, OutputDecl, Recurrence, StateDecl};
+use crate::scan::{Class, Scan};
+use crate::simplify::simplify;
+
+impl Scan {
+    /// The recurrence of a chunk's summary: for each state `h` the states `h` (from 0) and `h_decay` (from 1),
+    /// in this order; no outputs, and only the inputs that it reads. Real and simplified.
+    ///
+    /// `None` unless every state is diagonal by itself.
+    #[must_use]
+    pub fn summary(&self) -> Option<Recurrence> {
+        let mut r = self.source.clone();
+        r.outputs.clear();
+        r.states.clear();
+        let decays = self.decays()?;
+        for ((decl, state), complex) in self.source.states.iter().zip(&self.states).zip(decays) {
+            let affine = state.affine.as_ref().ok()?;
+            let h = StateId(r.states.len() as u32);
+            r.states.push(StateDecl {
+                init: 0.0,
+                ..decl.clone()
+            });
+            r.states.push(StateDecl {
+                name: format!("{}_decay", decl.name),
+                complex,
+                init: 1.0,
+                ..decl.clone()
+            });
+            let (h, p) = (
+                r.read_state(h, When::Prev),
+                r.read_state(StateId(h.0 + 1), When::Prev),
+            );
+            let kept = r.graph.op(Op::Mul, &[affine.a, h]);
+            let update = r.graph.op(Op::Add, &[kept, affine.b]);
+            let decayed = r.graph.op(Op::Mul, &[affine.a, p]);
+            let last = r.states.len() - 1;
+            r.states[last - 1].update = update;
+            r.states[last].update = decayed;
+        }
+        Some(simplify(&r.prune().split_complex()))
+    }
+
+    /// The recurrence over chunks: inputs `h_summary` and `h_decay` \[chunk, axes of h\] for each state `h`, its
+    /// value before each chunk as output `h_start` \[chunk, axes of h\]. The time axis is named `chunk`
+    /// (`chunk_` if the kernel has such an axis) and is the same [`crate::AxisId`]; the other axes are as they
+    /// were. Real and simplified.
+    ///
+    /// `None` unless every state is diagonal by itself.
+    #[must_use]
+    pub fn carry(&self) -> Option<Recurrence> {
+        let decays = self.decays()?;
+        let source = &self.source;
+        let mut r = Recurrence {
+            inputs: vec![],
+            states: vec![],
+            outputs: vec![],
+            graph: Graph::new(source.time),
+            ..source.clone()
+        };
+        let mut chunk = "chunk".to_owned();
+        while source.axis_named(&chunk).is_some() {
+            chunk.push('_');
+        }
+        r.axes[source.time.0 as usize].name = chunk;
+        for (decl, complex) in source.states.iter().zip(decays) {
+            let axes: Vec<_> = [source.time].into_iter().chain(decl.axes.clone()).collect();
+            let mut given = |what: &str, complex: bool| {
+                r.inputs.push(InputDecl {
+                    name: format!("{}_{what}", decl.name),
+                    kind: InputKind::Tensor,
+                    axes: axes.clone(),
+                    complex,
+                    optional: false,
+                });
+                let input = InputId(r.inputs.len() as u32 - 1);
+                r.read_input(input)
+            };
+            let (summary, decay) = (given("summary", decl.complex), given("decay", complex));
+            let state = StateId(r.states.len() as u32);
+            r.states.push(decl.clone());
+            let start = r.read_state(state, When::Prev);
+            let kept = r.graph.op(Op::Mul, &[decay, start]);
+            r.states[state.0 as usize].update = r.graph.op(Op::Add, &[kept, summary]);
+            r.outputs.push(OutputDecl {
+                name: format!("{}_start", decl.name),
+                axes,
+                complex: decl.complex,
+                value: start,
+                value_im: None,
+            });
+        }
+        Some(simplify(&r.split_complex()))
+    }
+
+    /// For each state whether its decay is complex; `None` if a state is not diagonal by itself.
+    fn decays(&self) -> Option<Vec<bool>> {
+        let diagonal = |class| {
+            matches!(
+                class,
+                Class::LtiDiagonal | Class::SelectiveDiagonal | Class::ScalarDecay
+            )
+        };
+        let states = self.source.states.iter().zip(&self.states);
+        states
+            .map(|(decl, state)| {
+                let affine = state.affine.as_ref().ok()?;
+                let free = |id: NodeId| {
+                    let nodes = self.source.graph.reachable(&[id]);
+                    nodes
+                        .iter()
+                        .all(|&id| !matches!(self.source.graph.node(id), Node::State { .. }))
+                };
+                let own = diagonal(state.class) && !decl.hidden && free(affine.a) && free(affine.b);
+                own.then(|| self.source.graph.ty(affine.a) == Type::Complex)
+            })
+            .collect()
+    }
+}
