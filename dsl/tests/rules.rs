@@ -84,10 +84,10 @@ fn apply(op: Op, xs: &[Value], n: usize) -> (f64, f64) {
     let operands: Vec<f64> = xs.iter().map(|x| x[n].0).collect();
     let f = (op.info().real)(&operands);
     let slopes = (op.info().slopes)(&operands);
-    let carried =
-        xs.iter()
-            .zip(slopes)
-            .map(|(x, slope)| if slope == 0.0 { 0.0 } else { slope * x[n].1 });
+    let carried = xs
+        .iter()
+        .zip(slopes)
+        .map(|(x, slope)| if slope == 0.0 { 0.0 } else { slope * x[n].1 });
     (f, f.abs() + carried.sum::<f64>())
 }
 
