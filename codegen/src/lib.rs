@@ -6,5 +6,9 @@
 
 pub mod dtype;
 pub mod loop_ir;
+pub mod plan;
+pub mod schedule;
+pub mod structure;
+pub mod target;
 
 pub use dtype::{Dtype, Ty};

@@ -1,0 +1,130 @@
+//! Lowering: a [`Plan`] as loops. Cannot fail: the plan has said no where there was cause.
+//!
+//! Each pass becomes one [`Proc`]: work items over the parallel axes (blocks of vectors on the lane axis, then
+//! single points for what is left over), and in each item time and the inner axes nested by the pass's
+//! [`Order`]: [`registers`], [`tiled`] or [`stepped`].
+
+mod builder;
+mod items;
+mod registers;
+mod stepped;
+mod tiled;
+
+use selscan_dsl::AxisId;
+
+use crate::loop_ir::{Ix, LoopKind, Proc, Program, Stmt, Var};
+use crate::plan::{Pass, Plan};
+use crate::schedule::Order;
+use builder::Builder;
+
+/// The plan's loops.
+#[must_use]
+pub fn lower(plan: &Plan) -> Program {
+    let procs = plan.passes.iter().map(|pass| lower_pass(plan, pass)).collect();
+    Program { procs, workspaces: plan.workspaces.clone() }
+}
+
+/// One dimension of the work items.
+enum Dim {
+    /// A parallel axis, point by point.
+    Axis(AxisId),
+    /// Chunks of time.
+    Chunk,
+    /// Blocks of the lane axis.
+    Blocks,
+}
+
+fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
+    let mut b = Builder::new(plan, pass);
+    let (rec, schedule) = (&pass.recurrence, &pass.schedule);
+    let lane = pass.structure.lane;
+    let width = i64::from(schedule.lanes * schedule.block);
+    // Whole blocks first, then the points left over, one item each.
+    let lane_extent = lane.map(|a| pass.extents[a.0 as usize].clone());
+    let whole = lane_extent.clone().map(|n| n / Ix::Const(width));
+    let blocks = match (&lane_extent, &whole) {
+        (Some(n), Some(whole)) => whole.clone() + (n.clone() - whole.clone() * Ix::Const(width)),
+        _ => Ix::Const(1),
+    };
+    let chunks = pass.chunk.map(|c| pass.extents[rec.time.0 as usize].clone().div_ceil(i64::from(c)));
+    let mut dims: Vec<(Dim, Ix)> = Vec::new();
+    for &axis in pass.structure.parallel.iter().filter(|&&a| Some(a) != lane) {
+        dims.push((Dim::Axis(axis), pass.extents[axis.0 as usize].clone()));
+    }
+    dims.extend(chunks.map(|n| (Dim::Chunk, n)));
+    dims.extend(lane.map(|_| (Dim::Blocks, blocks)));
+    b.proc.items = dims.iter().fold(Ix::Const(1), |n, (_, extent)| n * extent.clone());
+
+    let item = b.proc.var("item");
+    let mut lets = Vec::new();
+    let mut block = None;
+    let mut rest = item;
+    for (k, (dim, extent)) in dims.iter().enumerate().rev() {
+        let name = match dim {
+            Dim::Axis(axis) => rec.axis_name(*axis).to_lowercase(),
+            Dim::Chunk => "chunk".to_owned(),
+            Dim::Blocks => "block".to_owned(),
+        };
+        let own = if k == 0 {
+            rest
+        } else {
+            let quotient = b.proc.var(format!("rest{k}"));
+            lets.push(Stmt::Let(quotient, Ix::Var(rest) / extent.clone()));
+            let own = b.proc.var(name);
+            lets.push(Stmt::Let(own, Ix::Var(rest) - Ix::Var(quotient) * extent.clone()));
+            rest = quotient;
+            own
+        };
+        match dim {
+            Dim::Axis(axis) => b.bind_axis(*axis, Ix::Var(own)),
+            Dim::Chunk => b.chunk = Some(Ix::Var(own)),
+            Dim::Blocks => block = Some(own),
+        }
+    }
+    let mut body = lets;
+    match (block, whole) {
+        (Some(block), Some(whole)) if width > 1 => {
+            let vectors = lane_body(&mut b, block, Ix::Const(0), schedule.lanes, schedule.block);
+            let left_over = match &lane_extent {
+                Some(Ix::Const(n)) => n % width != 0,
+                _ => true,
+            };
+            if left_over {
+                // Item `whole + k` runs the single point whole·width + k.
+                let skipped = whole.clone() * Ix::Const(width) - whole.clone();
+                let points = lane_body(&mut b, block, skipped, 1, 1);
+                body.push(Stmt::If { lhs: Ix::Var(block), rhs: whole, then: vectors, els: points });
+            } else {
+                body.extend(vectors);
+            }
+        }
+        (Some(block), _) => body.extend(lane_body(&mut b, block, Ix::Const(0), 1, 1)),
+        (None, _) => {
+            b.begin(None, 1, 1);
+            nest(&mut b);
+            body.extend(b.finish());
+        }
+    }
+    let items = b.proc.items.clone();
+    b.proc.body = vec![Stmt::For { var: item, kind: LoopKind::Core, lo: Ix::Const(0), hi: items, step: 1, body }];
+    b.proc
+}
+
+/// The statements of one item whose lane axis begins at `block`·lanes·vectors + `skipped`.
+fn lane_body(b: &mut Builder<'_>, block: Var, skipped: Ix, lanes: u32, vectors: u32) -> Vec<Stmt> {
+    let first = b.proc.var("first");
+    let bind = Stmt::Let(first, Ix::Var(block) * Ix::Const(i64::from(lanes * vectors)) + skipped);
+    b.begin(Some(first), lanes, vectors);
+    nest(b);
+    let mut body = vec![bind];
+    body.extend(b.finish());
+    body
+}
+
+fn nest(b: &mut Builder<'_>) {
+    match b.pass.schedule.order {
+        Order::Registers => registers::lower(b),
+        Order::Tiled => tiled::lower(b),
+        Order::Stepped => stepped::lower(b),
+    }
+}

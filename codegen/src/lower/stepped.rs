@@ -1,0 +1,328 @@
+//! `order=stepped`: time outside; at each step one loop nest after another over the inner axes. Any recurrence.
+//!
+//! ```text
+//! invariants;  h[..] = initial
+//! for t { for each nest in order { for inner axes { values, reductions, updates, outputs } } }
+//! last = h[..]
+//! ```
+//! A state is updated in place where every read of its old value is done by then; else its next value lies
+//! apart and is copied at the end of the step.
+
+use std::collections::BTreeMap;
+
+use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Part, StateId, When};
+
+use super::builder::{Builder, Slot, reduce_identity};
+use super::items::{What, Work, select};
+use crate::loop_ir::{Reg, Rhs, Stmt};
+use crate::structure::Level;
+
+/// Work that shares one loop nest.
+pub(super) struct Nest {
+    /// The loops, outermost first.
+    pub loops: Vec<AxisId>,
+    /// The work, in order, by number.
+    pub work: Vec<usize>,
+}
+
+pub(super) fn lower(b: &mut Builder<'_>) {
+    let work = select(b.pass);
+    let (fixed, moving): (Vec<usize>, Vec<usize>) = (0..work.len()).partition(|&i| is_invariant(&work[i]));
+    prologue(b, &work, &fixed);
+    let nests = nests(b, &work, &moving);
+    let apart = states_apart(&work, &nests);
+    open_states(b, &apart);
+    let (lo, hi) = b.steps();
+    for &i in &moving {
+        place(b, &work[i], None);
+    }
+    b.each_step(lo, hi, |b, _| {
+        for nest in &nests {
+            run(b, &work, nest);
+        }
+        for &state in &apart {
+            each_state_point(b, state, |b, slot| {
+                let next = state_ix(b, slot, When::Next);
+                let here = state_ix(b, slot, When::Prev);
+                let value = b.set(b.ty(), Rhs::Load(next.0, next.1));
+                b.stmt(Stmt::Store(here.0, here.1, value));
+            });
+        }
+    });
+    close_states(b);
+}
+
+/// Whether work is the same at every step.
+pub(super) fn is_invariant(work: &Work) -> bool {
+    matches!(work.what, What::Value(_) | What::Reduce(_)) && work.level == Level::Invariant
+}
+
+/// Computes what is the same at every step, before the loop over time.
+pub(super) fn prologue(b: &mut Builder<'_>, work: &[Work], fixed: &[usize]) {
+    for &i in fixed {
+        place(b, &work[i], None);
+    }
+    for nest in nests(b, work, fixed) {
+        run(b, work, &nest);
+    }
+}
+
+/// Gives a value or reduction its scratch memory.
+pub(super) fn place(b: &mut Builder<'_>, work: &Work, steps: Option<i64>) {
+    let pass = b.pass;
+    if let What::Value(id) | What::Reduce(id) = work.what {
+        let axes = pass.recurrence.graph.axes(id);
+        let inner: Vec<AxisId> = pass.structure.inner_axes(&pass.recurrence, id).iter().collect();
+        let laned = b.laned(axes);
+        let stored = b.scratch("v", &inner, laned, steps.filter(|_| axes.contains(pass.recurrence.time)));
+        b.stored.insert(id, stored);
+    }
+}
+
+/// Gives every state its scratch memory and its first value.
+pub(super) fn open_states(b: &mut Builder<'_>, apart: &[StateId]) {
+    for (slot, _) in b.all_slots() {
+        let inner = b.state_inner(slot.state);
+        let axes: AxisSet = b.pass.recurrence.state(slot.state).axes.iter().copied().collect();
+        let laned = b.laned(axes);
+        let stored = b.scratch("h", &inner, laned, None);
+        b.state_bufs.insert((slot, When::Prev), stored);
+        if apart.contains(&slot.state) {
+            let stored = b.scratch("next", &inner, laned, None);
+            b.state_bufs.insert((slot, When::Next), stored);
+        }
+    }
+    for state in b.pass.recurrence.state_ids() {
+        each_state_point(b, state, |b, slot| {
+            let value = b.load_initial(slot);
+            let (buf, ix) = state_ix(b, slot, When::Prev);
+            b.stmt(Stmt::Store(buf, ix, value));
+        });
+    }
+}
+
+/// Hands the last values to the caller.
+pub(super) fn close_states(b: &mut Builder<'_>) {
+    for state in b.pass.recurrence.state_ids().filter(|&s| b.wants_last(s)).collect::<Vec<_>>() {
+        each_state_point(b, state, |b, slot| {
+            let (buf, ix) = state_ix(b, slot, When::Prev);
+            let value = b.set(b.ty(), Rhs::Load(buf, ix));
+            b.store_last(slot, value);
+        });
+    }
+}
+
+fn state_ix(b: &Builder<'_>, slot: Slot, when: When) -> (crate::loop_ir::Buf, crate::loop_ir::Ix) {
+    let stored = b.state_bufs.get(&(slot, when)).or_else(|| b.state_bufs.get(&(slot, When::Prev)));
+    match stored {
+        Some(stored) => (stored.buf, b.stored_ix(stored, &[])),
+        None => (crate::loop_ir::Buf(0), crate::loop_ir::Ix::Const(0)),
+    }
+}
+
+fn each_state_point(b: &mut Builder<'_>, state: StateId, mut body: impl FnMut(&mut Builder<'_>, Slot)) {
+    let inner = b.state_inner(state);
+    let slots = b.slots(state);
+    b.each_point(&inner, 1, &mut |b, at| {
+        b.each_unrolled(inner.last().copied(), at, |b| {
+            b.each_vector(|b| {
+                for &(slot, _) in &slots {
+                    body(b, slot);
+                }
+            });
+        });
+    });
+}
+
+/// Groups work into nests: each piece joins the first nest with its loops that comes after all it needs.
+pub(super) fn nests(b: &Builder<'_>, work: &[Work], of: &[usize]) -> Vec<Nest> {
+    let mut nests: Vec<(Nest, AxisSet)> = Vec::new();
+    let mut home: BTreeMap<usize, usize> = BTreeMap::new();
+    for &i in of {
+        let w = &work[i];
+        let reduced = reduced_axis(b, w);
+        let mut first = 0;
+        for before in &w.after {
+            let Some(&nest) = home.get(before) else { continue };
+            let own_point = match work[*before].what {
+                What::Reduce(_) => false,
+                What::Update(state) => w.reads.iter().all(|&(s, when, own)| s != state || when == When::Prev || own),
+                What::Value(_) | What::Output(_) => true,
+            };
+            first = first.max(if own_point { nest } else { nest + 1 });
+        }
+        let fits = |(nest, loops): &(Nest, AxisSet)| *loops == w.loops && reduced.is_none_or(|axis| nest.loops.last() == Some(&axis));
+        let found = (first..nests.len()).find(|&k| fits(&nests[k]));
+        let k = found.unwrap_or_else(|| {
+            let mut loops: Vec<AxisId> = w.loops.iter().collect();
+            if let Some(axis) = reduced {
+                loops.retain(|&a| a != axis);
+                loops.push(axis);
+            }
+            nests.push((Nest { loops, work: vec![] }, w.loops));
+            nests.len() - 1
+        });
+        nests[k].0.work.push(i);
+        home.insert(i, k);
+    }
+    nests.into_iter().map(|(nest, _)| nest).collect()
+}
+
+fn reduced_axis(b: &Builder<'_>, work: &Work) -> Option<AxisId> {
+    match work.what {
+        What::Reduce(id) => match b.pass.recurrence.graph.node(id) {
+            Node::Reduce { axis, .. } => Some(*axis),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// States whose old value is read at or after their update, other than at the updated point.
+fn states_apart(work: &[Work], nests: &[Nest]) -> Vec<StateId> {
+    let mut apart = Vec::new();
+    let home = |what: What| nests.iter().position(|n| n.work.iter().any(|&i| work[i].what == what));
+    for (k, nest) in nests.iter().enumerate() {
+        for &(state, when, own_point) in nest.work.iter().flat_map(|&i| &work[i].reads) {
+            let late = home(What::Update(state)).is_some_and(|update| k > update || (k == update && !own_point));
+            if when == When::Prev && late && !apart.contains(&state) {
+                apart.push(state);
+            }
+        }
+    }
+    apart
+}
+
+/// Emits one nest.
+pub(super) fn run(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
+    fn outer(b: &mut Builder<'_>, work: &[Work], nest: &Nest, depth: usize) {
+        if depth + 1 < nest.loops.len() {
+            let axis = nest.loops[depth];
+            let name = b.pass.recurrence.axis_name(axis).to_lowercase();
+            let hi = b.extent(axis);
+            b.serial(&name, AxisSet::of(axis), crate::loop_ir::Ix::Const(0), hi, 1, |b, at| {
+                b.with_axis(axis, at, -1, |b| outer(b, work, nest, depth + 1));
+            });
+        } else {
+            inner(b, work, nest);
+        }
+    }
+    b.block(AxisSet::EMPTY, |b| outer(b, work, nest, 0));
+    b.state_regs.clear();
+}
+
+fn inner(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
+    let last = nest.loops.last().copied();
+    let unroll = i64::from(b.pass.schedule.unroll);
+    let mut sums: BTreeMap<(usize, i64), Reg> = BTreeMap::new();
+    for &i in &nest.work {
+        if let What::Reduce(id) = work[i].what {
+            let (op, _) = reduction(b, id);
+            let mut vector = 0;
+            b.each_vector(|b| {
+                let start = b.set(b.ty(), Rhs::Const(reduce_identity(op)));
+                sums.insert((i, vector), start);
+                vector += 1;
+            });
+        }
+    }
+    let axes: Vec<AxisId> = last.into_iter().collect();
+    b.each_point(&axes, unroll, &mut |b, at| {
+        old_values(b, work, nest, last, at);
+        for &i in &nest.work {
+            match work[i].what {
+                What::Value(id) => b.each_unrolled(last, at, |b| {
+                    b.each_vector(|b| {
+                        let value = b.fresh(id);
+                        store_value(b, id, value);
+                    });
+                }),
+                What::Reduce(id) => {
+                    let (op, x) = reduction(b, id);
+                    let mut vector = 0;
+                    b.each_vector(|b| {
+                        let mut total = None;
+                        b.each_unrolled(last, at, |b| {
+                            let term = b.value(x);
+                            total = Some(total.map_or(term, |t| b.combine(op, t, term)));
+                        });
+                        if let (Some(total), Some(&sum)) = (total, sums.get(&(i, vector))) {
+                            let both = b.combine(op, sum, total);
+                            b.assign(sum, both);
+                        }
+                        vector += 1;
+                    });
+                }
+                What::Update(state) => b.each_unrolled(last, at, |b| b.each_vector(|b| update(b, state))),
+                What::Output(k) => b.each_unrolled(last, at, |b| b.each_vector(|b| output(b, k))),
+            }
+        }
+    });
+    for &i in &nest.work {
+        if let What::Reduce(id) = work[i].what {
+            let mut vector = 0;
+            b.each_vector(|b| {
+                if let Some(&sum) = sums.get(&(i, vector)) {
+                    store_value(b, id, sum);
+                }
+                vector += 1;
+            });
+        }
+    }
+}
+
+fn reduction(b: &Builder<'_>, id: NodeId) -> (selscan_dsl::ReduceOp, NodeId) {
+    match b.pass.recurrence.graph.node(id) {
+        Node::Reduce { op, x, .. } => (*op, *x),
+        _ => (selscan_dsl::ReduceOp::Sum, id),
+    }
+}
+
+/// Reads the old values of the states that this nest updates, before any of them is overwritten.
+fn old_values(b: &mut Builder<'_>, work: &[Work], nest: &Nest, last: Option<AxisId>, at: &[crate::loop_ir::Ix]) {
+    let pass = b.pass;
+    let rec = &pass.recurrence;
+    let updated = |s: StateId| nest.work.iter().any(|&i| work[i].what == What::Update(s));
+    let live = rec.graph.reachable(&rec.roots());
+    let own = |id: &NodeId| match rec.graph.node(*id) {
+        node @ Node::State { state, when: When::Prev, .. } => updated(*state) && crate::structure::reads_own_point(rec, node),
+        _ => false,
+    };
+    for id in live.into_iter().filter(own) {
+        b.each_unrolled(last, at, |b| {
+            b.each_vector(|b| {
+                b.value(id);
+            });
+        });
+    }
+}
+
+pub(super) fn store_value(b: &mut Builder<'_>, id: NodeId, value: Reg) {
+    if let Some(stored) = b.stored.get(&id).cloned() {
+        let ix = b.stored_ix(&stored, &[]);
+        b.stmt(Stmt::Store(stored.buf, ix, value));
+    }
+}
+
+fn update(b: &mut Builder<'_>, state: StateId) {
+    let axes: AxisSet = b.pass.recurrence.state(state).axes.iter().copied().collect();
+    let values: Vec<(Slot, Reg)> = b.slots(state).into_iter().map(|(slot, node)| (slot, b.value(node))).collect();
+    for (slot, value) in values {
+        let key = b.copy_key(axes);
+        b.state_regs.insert((slot, When::Next, key), value);
+        let (buf, ix) = state_ix(b, slot, When::Next);
+        b.stmt(Stmt::Store(buf, ix, value));
+    }
+}
+
+pub(super) fn output(b: &mut Builder<'_>, k: usize) {
+    let pass = b.pass;
+    let decl = &pass.recurrence.outputs[k];
+    let part = if decl.complex { Part::Re } else { Part::Real };
+    for (part, value) in [(part, Some(decl.value)), (Part::Im, decl.value_im)] {
+        if let Some(value) = value {
+            let register = b.value(value);
+            b.store_output(k, part, register);
+        }
+    }
+}

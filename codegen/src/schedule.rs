@@ -1,0 +1,156 @@
+//! How a recurrence may be run: every free choice of one kernel, as a value with a text form.
+//!
+//! `sequential order=tiled lanes=4 block=2 tile=64 unroll=4`, `chunked chunk=256 order=registers lanes=4 …`.
+//! A schedule is a proposal; [`crate::Plan::new`] accepts it or says why not.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How time is run through.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Algorithm {
+    /// One work item runs all of time: any recurrence.
+    Sequential,
+    /// Time is cut into chunks that run side by side: summaries, a carry over chunks, a rescan. Affine diagonal
+    /// recurrences (Blelloch 1990; the three phases of reduce-then-scan).
+    Chunked {
+        /// Steps of a chunk (the last one may be shorter).
+        chunk: u32,
+    },
+}
+
+/// How the inner axes (those that are neither time nor parallel) and time are nested.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Order {
+    /// Inner axes fully unrolled, states in registers, one loop over time.
+    Registers,
+    /// Time cut into tiles; in a tile, inner axes outside, time inside, one state point in a register.
+    Tiled,
+    /// Time outside; at each step one loop nest after another over the inner axes.
+    Stepped,
+}
+
+/// Every free choice of one kernel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Schedule {
+    /// How time is run through.
+    pub algorithm: Algorithm,
+    /// How loops are nested.
+    pub order: Order,
+    /// Points of the lane axis in one vector (1: scalar code).
+    pub lanes: u32,
+    /// Vectors of the lane axis in one work item.
+    pub block: u32,
+    /// Steps of a time tile ([`Order::Tiled`]).
+    pub tile: u32,
+    /// Points of the innermost inner axis that one turn handles.
+    pub unroll: u32,
+}
+
+impl Order {
+    /// Every order, the fastest where legal first.
+    pub const ALL: [Order; 3] = [Order::Registers, Order::Tiled, Order::Stepped];
+
+    fn name(self) -> &'static str {
+        match self {
+            Order::Registers => "registers",
+            Order::Tiled => "tiled",
+            Order::Stepped => "stepped",
+        }
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.algorithm {
+            Algorithm::Sequential => write!(f, "sequential")?,
+            Algorithm::Chunked { chunk } => write!(f, "chunked chunk={chunk}")?,
+        }
+        write!(f, " order={} lanes={} block={} tile={} unroll={}", self.order, self.lanes, self.block, self.tile, self.unroll)
+    }
+}
+
+/// Why a text is no schedule.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("'{text}' is no schedule: {why}; wanted for example 'sequential order=tiled lanes=4 block=2 tile=64 unroll=4'")]
+pub struct ScheduleError {
+    text: String,
+    why: String,
+}
+
+impl FromStr for Schedule {
+    type Err = ScheduleError;
+
+    fn from_str(text: &str) -> Result<Self, ScheduleError> {
+        let err = |why: String| ScheduleError { text: text.to_owned(), why };
+        let mut words = text.split_whitespace();
+        let head = words.next().ok_or_else(|| err("it is empty".into()))?;
+        let mut out = Schedule { algorithm: Algorithm::Sequential, order: Order::Stepped, lanes: 1, block: 1, tile: 64, unroll: 1 };
+        let mut chunk = None;
+        for word in words {
+            let (key, value) = word.split_once('=').ok_or_else(|| err(format!("'{word}' is not key=value")))?;
+            if key == "order" {
+                let order = Order::ALL.into_iter().find(|o| o.name() == value);
+                out.order = order.ok_or_else(|| err(format!("'{value}' is no order (registers, tiled, stepped)")))?;
+                continue;
+            }
+            let number = value.parse::<u32>().ok().filter(|&n| n > 0 && n <= 1 << 30);
+            let number = number.ok_or_else(|| err(format!("'{value}' is no whole number above 0")))?;
+            match key {
+                "chunk" => chunk = Some(number),
+                "lanes" => out.lanes = number,
+                "block" => out.block = number,
+                "tile" => out.tile = number,
+                "unroll" => out.unroll = number,
+                _ => return Err(err(format!("'{key}' is no choice (order, chunk, lanes, block, tile, unroll)"))),
+            }
+        }
+        out.algorithm = match (head, chunk) {
+            ("sequential", None) => Algorithm::Sequential,
+            ("sequential", Some(_)) => return Err(err("sequential takes no chunk".into())),
+            ("chunked", Some(chunk)) => Algorithm::Chunked { chunk },
+            ("chunked", None) => return Err(err("chunked wants chunk=STEPS".into())),
+            _ => return Err(err(format!("'{head}' is no algorithm (sequential, chunked)"))),
+        };
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn text_and_back() {
+        for text in [
+            "sequential order=tiled lanes=4 block=2 tile=64 unroll=4",
+            "chunked chunk=256 order=registers lanes=1 block=1 tile=16 unroll=1",
+        ] {
+            assert_eq!(text.parse::<Schedule>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn bad_text_says_why() {
+        for (text, why) in [
+            ("", "it is empty"),
+            ("parallel", "'parallel' is no algorithm"),
+            ("chunked", "chunked wants chunk=STEPS"),
+            ("sequential chunk=3", "sequential takes no chunk"),
+            ("sequential lanes=0", "'0' is no whole number above 0"),
+            ("sequential lanes", "'lanes' is not key=value"),
+            ("sequential width=4", "'width' is no choice"),
+            ("sequential order=random", "'random' is no order"),
+        ] {
+            let error = text.parse::<Schedule>().unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The loop structure that a recurrence allows: which axes are parallel, which are inner, and how far each
+//! node is from the states.
+//!
+//! In: a real, single-direction [`Recurrence`]. Out: facts; the choices among them are a Schedule's.
+
+use selscan_dsl::{AxisId, AxisIndex, AxisSet, Node, NodeId, Recurrence};
+
+/// How a node depends on time and on the states.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Level {
+    /// The same at every step.
+    Invariant,
+    /// Varies in time, reads no state.
+    Stream,
+    /// Reads a state at its own point.
+    State,
+    /// Reads a reduction of something that reads a state.
+    Post,
+}
+
+/// The loop structure of a recurrence.
+#[derive(Clone, Debug)]
+pub struct Structure {
+    /// Axes whose points never meet: in every state and output, never reduced, shifted or aliased.
+    pub parallel: Vec<AxisId>,
+    /// The parallel axis that is most often innermost in memory: vector lanes run over it.
+    pub lane: Option<AxisId>,
+    /// Axes that are neither time nor parallel.
+    pub inner: AxisSet,
+    /// By node.
+    pub levels: Vec<Level>,
+    /// Why time cannot be tiled with the inner axes outside, if so.
+    pub untileable: Option<String>,
+    /// Whether inner axes of the states are tiled in this set (the loops of the state nest).
+    pub state_inner: AxisSet,
+}
+
+impl Structure {
+    /// Analyses a real, single-direction recurrence.
+    #[must_use]
+    pub fn of(rec: &Recurrence) -> Structure {
+        Structure::within(rec, &|_| true)
+    }
+
+    /// The same, where only axes whose names `may` allows count as parallel.
+    #[must_use]
+    pub fn within(rec: &Recurrence, may: &dyn Fn(&str) -> bool) -> Structure {
+        let live = rec.graph.reachable(&rec.roots());
+        let mut parallel = parallel_axes(rec, &live);
+        parallel.retain(|&axis| may(rec.axis_name(axis)));
+        let lane = lane_axis(rec, &live, &parallel);
+        let parallel_set: AxisSet = parallel.iter().copied().collect();
+        let used = live.iter().fold(rec.state_axes(), |set, &id| {
+            let reduced = match rec.graph.node(id) {
+                Node::Reduce { axis, .. } => AxisSet::of(*axis),
+                _ => AxisSet::EMPTY,
+            };
+            set.union(rec.graph.axes(id)).union(reduced)
+        });
+        let used = rec.outputs.iter().fold(used, |set, o| set.union(o.axes.iter().copied().collect()));
+        let inner = used.minus(parallel_set).without(rec.time);
+        let levels = levels(rec);
+        let state_inner = rec.state_axes().minus(parallel_set);
+        let untileable = untileable(rec, &live, &levels, inner, state_inner);
+        Structure { parallel, lane, inner, levels, untileable, state_inner }
+    }
+
+    /// The level of a node.
+    #[must_use]
+    pub fn level(&self, node: NodeId) -> Level {
+        self.levels[node.0 as usize]
+    }
+    /// The inner axes that a node varies over.
+    #[must_use]
+    pub fn inner_axes(&self, rec: &Recurrence, node: NodeId) -> AxisSet {
+        rec.graph.axes(node).intersect(self.inner)
+    }
+}
+
+/// Whether each dimension is read at its own axis.
+fn is_identity(declared: &[AxisId], index: &[AxisIndex]) -> bool {
+    declared.iter().zip(index).all(|(&axis, &i)| i == AxisIndex::At(axis))
+}
+
+/// Whether a state read is at the reader's own point.
+#[must_use]
+pub fn reads_own_point(rec: &Recurrence, node: &Node) -> bool {
+    match node {
+        Node::State { state, index, .. } => is_identity(&rec.state(*state).axes, index),
+        _ => true,
+    }
+}
+
+fn parallel_axes(rec: &Recurrence, live: &[NodeId]) -> Vec<AxisId> {
+    let every = |axis: AxisId| {
+        rec.states.iter().all(|s| s.axes.contains(&axis)) && rec.outputs.iter().all(|o| o.axes.contains(&axis))
+    };
+    let meets = |axis: AxisId| {
+        live.iter().any(|&id| match rec.graph.node(id) {
+            Node::Reduce { axis: reduced, .. } => rec.canonical(*reduced) == rec.canonical(axis),
+            Node::Shift { axis: shifted, .. } => rec.canonical(*shifted) == rec.canonical(axis),
+            Node::State { state, index, .. } => {
+                let declared = &rec.state(*state).axes;
+                declared.iter().zip(index).any(|(&d, &i)| d == axis && i != AxisIndex::At(axis))
+            }
+            _ => false,
+        })
+    };
+    let candidates = rec.states.first().map(|s| s.axes.clone());
+    let candidates = candidates.or_else(|| rec.outputs.first().map(|o| o.axes.clone())).unwrap_or_default();
+    candidates.into_iter().filter(|&axis| axis != rec.time && every(axis) && !meets(axis)).collect()
+}
+
+fn lane_axis(rec: &Recurrence, live: &[NodeId], parallel: &[AxisId]) -> Option<AxisId> {
+    let unit_stride = |axis: AxisId| {
+        let reads = live.iter().filter(|&&id| match rec.graph.node(id) {
+            Node::Input { index, .. } => index.last() == Some(&AxisIndex::At(axis)),
+            _ => false,
+        });
+        let writes = rec.outputs.iter().filter(|o| o.axes.last() == Some(&axis));
+        reads.count() + writes.count()
+    };
+    // The later of two equals: axes are mostly declared from the outermost in.
+    parallel.iter().copied().max_by_key(|&axis| unit_stride(axis))
+}
+
+fn levels(rec: &Recurrence) -> Vec<Level> {
+    let mut levels: Vec<Level> = Vec::with_capacity(rec.graph.len());
+    for id in rec.graph.ids() {
+        let node = rec.graph.node(id);
+        let below = node.operands().iter().map(|x| levels[x.0 as usize]).max().unwrap_or(Level::Invariant);
+        levels.push(match node {
+            Node::State { .. } => Level::State,
+            Node::Reduce { .. } if below == Level::State => Level::Post,
+            _ if below == Level::Invariant && rec.graph.varies_in_time(id) => Level::Stream,
+            _ => below,
+        });
+    }
+    levels
+}
+
+fn untileable(rec: &Recurrence, live: &[NodeId], levels: &[Level], inner: AxisSet, state_inner: AxisSet) -> Option<String> {
+    for state in &rec.states {
+        if state.axes.iter().copied().collect::<AxisSet>().intersect(inner) != state_inner {
+            return Some(format!("state {} has other inner axes than the other states", state.name));
+        }
+        for update in [Some(state.update), state.update_im].into_iter().flatten() {
+            if levels[update.0 as usize] == Level::Post {
+                return Some(format!("the next {} needs a sum over a state", state.name));
+            }
+        }
+    }
+    // A reduction whose result is read at the same level as the states themselves cannot wait for the tile's end.
+    let mut reads_state = vec![false; rec.graph.len()];
+    for &id in live {
+        let node = rec.graph.node(id);
+        let below = |x: &NodeId| levels[x.0 as usize];
+        match node {
+            Node::State { state, .. } if !reads_own_point(rec, node) => {
+                return Some(format!("state {} is read at other points than its own", rec.state(*state).name));
+            }
+            Node::Shift { .. } if levels[id.0 as usize] >= Level::State => return Some("a state is shifted along an axis".into()),
+            Node::State { .. } => reads_state[id.0 as usize] = true,
+            Node::Reduce { x, .. } if below(x) == Level::State => {
+                if !rec.graph.axes(*x).intersect(inner).is_subset(state_inner) {
+                    return Some("a sum over a state varies over axes that the state lacks".into());
+                }
+            }
+            Node::Reduce { .. } => {}
+            _ => {
+                let direct = node.operands().iter().any(|x| reads_state[x.0 as usize]);
+                if direct && levels[id.0 as usize] == Level::Post {
+                    return Some("a value needs both a state and a sum over a state".into());
+                }
+                reads_state[id.0 as usize] = direct;
+            }
+        }
+    }
+    for output in &rec.outputs {
+        for value in [Some(output.value), output.value_im].into_iter().flatten() {
+            let axes: AxisSet = output.axes.iter().copied().collect();
+            if reads_state[value.0 as usize] && axes.intersect(inner) != state_inner {
+                return Some(format!("output {} varies over other inner axes than the states", output.name));
+            }
+        }
+    }
+    None
+}
