@@ -4,11 +4,21 @@
 //! (the interpreter), and a backend's code for it.
 #![forbid(unsafe_code)]
 
+pub mod candidates;
+mod chunked;
 pub mod dtype;
 pub mod loop_ir;
+pub mod lower;
+pub mod options;
 pub mod plan;
 pub mod schedule;
 pub mod structure;
 pub mod target;
 
+pub use candidates::candidates;
 pub use dtype::{Dtype, Ty};
+pub use lower::lower;
+pub use options::Options;
+pub use plan::{Plan, Refusal};
+pub use schedule::{Algorithm, Order, Schedule};
+pub use target::Target;

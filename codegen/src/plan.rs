@@ -3,48 +3,18 @@
 //! In: a [`Scan`], extents, [`Options`], a [`Target`] and a [`Schedule`]. Out: a [`Plan`], the list of passes
 //! (one loop nest each) over memory with known roles; or a [`Refusal`], the one place that says no.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use selscan_dsl::scan::Scan;
 use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Recurrence, StateId};
 
+use crate::chunked::passes;
 use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Ix, Role};
+use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
-
-/// What the caller of a kernel wants of it, besides the recurrence.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Options {
-    /// The precision of arithmetic: [`Ty::F32`] or [`Ty::F64`].
-    pub compute: Ty,
-    /// How tensors lie in memory, by the name of the input, state or output; others are of the compute type.
-    pub storage: BTreeMap<String, Dtype>,
-    /// States whose initial value the caller gives (others start at 0).
-    pub initial: BTreeSet<String>,
-    /// States whose last value the caller wants.
-    pub last: BTreeSet<String>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options { compute: Ty::F32, storage: BTreeMap::new(), initial: BTreeSet::new(), last: BTreeSet::new() }
-    }
-}
-
-impl Options {
-    /// How the tensor of that name lies in memory.
-    #[must_use]
-    pub fn dtype(&self, name: &str) -> Dtype {
-        self.storage.get(name).copied().unwrap_or(self.compute_dtype())
-    }
-    /// The storage type of the compute type.
-    #[must_use]
-    pub fn compute_dtype(&self) -> Dtype {
-        if self.compute == Ty::F64 { Dtype::F64 } else { Dtype::F32 }
-    }
-}
 
 /// Why a schedule does not fit a recurrence.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -99,11 +69,20 @@ impl Plan {
     ///
     /// # Errors
     /// A sentence that says why the schedule does not fit, or which size is out of range.
-    pub fn new(scan: &Scan, extents: &Extents, options: &Options, target: &Target, schedule: &Schedule) -> Result<Plan, Refusal> {
+    pub fn new(
+        scan: &Scan,
+        extents: &Extents,
+        options: &Options,
+        target: &Target,
+        schedule: &Schedule,
+    ) -> Result<Plan, Refusal> {
         let rec = &scan.recurrence;
         check_sizes(rec, extents)?;
         if !options.compute.is_float() {
-            return Err(Refusal(format!("arithmetic in {} is not offered; f32 and f64 are", options.compute.name())));
+            return Err(Refusal(format!(
+                "arithmetic in {} is not offered; f32 and f64 are",
+                options.compute.name()
+            )));
         }
         let structure = Structure::of(rec);
         let fixed = fixed_axes(rec, &structure);
@@ -113,10 +92,18 @@ impl Plan {
             let id = AxisId(i as u8);
             let known = fixed.contains(&id) || fixed.contains(&rec.canonical(id));
             extent_names.push((!known).then(|| axis.name.clone()));
-            ix.push(if known { Ix::Const(extents.get(id) as i64) } else { Ix::Extent(rec.canonical(id)) });
+            ix.push(if known {
+                Ix::Const(extents.get(id) as i64)
+            } else {
+                Ix::Extent(rec.canonical(id))
+            });
         }
         let name_state = |s: StateId| &rec.state(s).name;
-        let role_of = |given: &BTreeSet<String>, s: StateId, role: Role| given.contains(name_state(s)).then(|| (role, options.dtype(name_state(s))));
+        let role_of = |given: &BTreeSet<String>, s: StateId, role: Role| {
+            given
+                .contains(name_state(s))
+                .then(|| (role, options.dtype(name_state(s))))
+        };
         let whole = Pass {
             name: rec.name.clone(),
             recurrence: rec.clone(),
@@ -124,93 +111,44 @@ impl Plan {
             extents: ix,
             schedule: *schedule,
             chunk: None,
-            inputs: (0..rec.inputs.len()).map(|i| (Role::Input(InputId(i as u32)), options.dtype(&rec.inputs[i].name))).collect(),
-            initial: rec.state_ids().map(|s| role_of(&options.initial, s, Role::Initial(s))).collect(),
-            last: rec.state_ids().map(|s| role_of(&options.last, s, Role::Last(s))).collect(),
-            outputs: rec.outputs.iter().enumerate().map(|(i, o)| (Role::Output(i as u32), options.dtype(&o.name))).collect(),
+            inputs: (0..rec.inputs.len())
+                .map(|i| {
+                    (
+                        Role::Input(InputId(i as u32)),
+                        options.dtype(&rec.inputs[i].name),
+                    )
+                })
+                .collect(),
+            initial: rec
+                .state_ids()
+                .map(|s| role_of(&options.initial, s, Role::Initial(s)))
+                .collect(),
+            last: rec
+                .state_ids()
+                .map(|s| role_of(&options.last, s, Role::Last(s)))
+                .collect(),
+            outputs: rec
+                .outputs
+                .iter()
+                .enumerate()
+                .map(|(i, o)| (Role::Output(i as u32), options.dtype(&o.name)))
+                .collect(),
         };
         let (passes, workspaces) = match schedule.algorithm {
             Algorithm::Sequential => (vec![whole], vec![]),
-            Algorithm::Chunked { chunk } => chunked(scan, whole, options, chunk)?,
+            Algorithm::Chunked { chunk } => passes(scan, whole, options, chunk)?,
         };
         for pass in &passes {
-            check_pass(pass, extents, options, target)?;
+            check_pass(pass, options, target)?;
         }
-        Ok(Plan { passes, workspaces, extent_names, compute: options.compute, schedule: *schedule })
+        Ok(Plan {
+            passes,
+            workspaces,
+            extent_names,
+            compute: options.compute,
+            schedule: *schedule,
+        })
     }
-}
-
-/// The passes of the time-chunked algorithm and the workspaces between them.
-///
-/// Per state: workspace 2s holds the chunks' summaries (after the carry pass, nothing), 2s + 1 their decays;
-/// the carry pass writes the state that each chunk starts from over the summaries' place in a third, 2S + s.
-fn chunked(scan: &Scan, whole: Pass, options: &Options, chunk: u32) -> Result<(Vec<Pass>, Vec<(Dtype, Ix)>), Refusal> {
-    let no = || Refusal(format!("chunks of time need every state to be affine and diagonal; {} is {}", whole.recurrence.name, scan.class));
-    let summary = scan.summary().ok_or_else(no)?;
-    let carry = scan.carry().ok_or_else(no)?;
-    let rec = &whole.recurrence;
-    let dtype = options.compute_dtype();
-    let chunks = whole.extents[rec.time.0 as usize].clone().div_ceil(i64::from(chunk));
-    let count = rec.states.len();
-    let work = |number: usize| (Role::Workspace(number as u32), dtype);
-    let mut workspaces = Vec::new();
-    let length = |s: usize| {
-        let state = &rec.states[s];
-        let one = Ix::Const(if state.complex { 2 } else { 1 });
-        state.axes.iter().fold(chunks.clone() * one, |len, a| len * whole.extents[a.0 as usize].clone())
-    };
-    workspaces.extend((0..count).flat_map(|s| [(dtype, length(s)), (dtype, length(s))]));
-    workspaces.extend((0..count).map(|s| (dtype, length(s))));
-
-    let by_name = |other: &Recurrence| -> Result<Vec<Ix>, Refusal> {
-        let find = |name: &str| rec.axis_named(name).map(|a| whole.extents[a.0 as usize].clone());
-        let own = |(i, axis): (usize, &selscan_dsl::AxisDecl)| match find(&axis.name) {
-            _ if AxisId(i as u8) == other.time && other.axis_name(other.time) != rec.axis_name(rec.time) => Ok(chunks.clone()),
-            Some(ix) => Ok(ix),
-            None => Err(Refusal(format!("axis {} of the chunk carry has no extent", axis.name))),
-        };
-        other.axes.iter().enumerate().map(own).collect()
-    };
-    let input_of = |other: &Recurrence| -> Result<Vec<(Role, Dtype)>, Refusal> {
-        let find = |name: &str| rec.input_named(name).map(|i| whole.inputs[i.0 as usize]);
-        let missing = |name: &str| Refusal(format!("input {name} of the chunk summary is not an input of the recurrence"));
-        other.inputs.iter().map(|i| find(&i.name).ok_or_else(|| missing(&i.name))).collect()
-    };
-    let summary_pass = Pass {
-        name: format!("{}_summary", rec.name),
-        // Its inner axes stay inner, so that what all of them share is computed once.
-        structure: Structure::within(&summary, &|name| whole.structure.parallel.iter().any(|&a| rec.axis_name(a) == name)),
-        extents: by_name(&summary)?,
-        schedule: whole.schedule,
-        chunk: Some(chunk),
-        inputs: input_of(&summary)?,
-        initial: vec![None; summary.states.len()],
-        last: (0..summary.states.len()).map(|k| Some(work(k))).collect(),
-        outputs: vec![],
-        recurrence: summary,
-    };
-    let carry_structure = Structure::of(&carry);
-    let carry_pass = Pass {
-        name: format!("{}_carry", rec.name),
-        extents: by_name(&carry)?,
-        schedule: Schedule { order: Order::Registers, block: 1, ..whole.schedule },
-        chunk: None,
-        // Inputs are declared {h}_summary, {h}_decay for each state h in order.
-        inputs: (0..carry.inputs.len()).map(work).collect(),
-        initial: whole.initial.clone(),
-        last: whole.last.clone(),
-        outputs: (0..count).map(|s| work(2 * count + s)).collect(),
-        structure: carry_structure,
-        recurrence: carry,
-    };
-    let rescan = Pass {
-        name: format!("{}_rescan", rec.name),
-        chunk: Some(chunk),
-        initial: (0..count).map(|s| Some(work(2 * count + s))).collect(),
-        last: vec![None; count],
-        ..whole
-    };
-    Ok((vec![summary_pass, carry_pass, rescan], workspaces))
 }
 
 /// Axes whose extents are compiled in: inner axes are unrolled and laid out in scratch memory; a grouped lane
@@ -239,26 +177,47 @@ fn check_sizes(rec: &Recurrence, extents: &Extents) -> Result<(), Refusal> {
     let states = rec.states.iter().map(|s| (&s.name, &s.axes));
     let outputs = rec.outputs.iter().map(|o| (&o.name, &o.axes));
     for (name, axes) in inputs.chain(states).chain(outputs) {
-        let bytes = axes.iter().try_fold(16_u64, |n, &a| n.checked_mul(extents.get(a) as u64)).filter(|&n| n < 1 << 62);
+        let bytes = axes
+            .iter()
+            .try_fold(16_u64, |n, &a| n.checked_mul(extents.get(a) as u64))
+            .filter(|&n| n < 1 << 62);
         if bytes.is_none() {
             let shape = extents.shape(axes);
-            return Err(Refusal(format!("{name} of shape {shape:?} is larger than a 64-bit address space; use smaller extents")));
+            return Err(Refusal(format!(
+                "{name} of shape {shape:?} is larger than a 64-bit address space; use smaller extents"
+            )));
         }
     }
     Ok(())
 }
 
-fn check_pass(pass: &Pass, extents: &Extents, options: &Options, target: &Target) -> Result<(), Refusal> {
+fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Refusal> {
     let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
     let whole = target.lanes(options.compute);
     if s.lanes != 1 && s.lanes != whole {
-        return Err(Refusal(format!("{} lanes of {} do not fill a vector of {}; use lanes=1 or lanes={whole}", s.lanes, options.compute.name(), target.name)));
+        return Err(Refusal(format!(
+            "{} lanes of {} do not fill a vector of {}; use lanes=1 or lanes={whole}",
+            s.lanes,
+            options.compute.name(),
+            target.name
+        )));
     }
-    if s.block == 0 || s.block > 16 || s.unroll == 0 || s.unroll > 64 || s.tile == 0 || s.tile > 1 << 16 {
-        return Err(Refusal("out of range: block is 1 to 16, unroll 1 to 64, tile 1 to 65536".into()));
+    if s.block == 0
+        || s.block > 16
+        || s.unroll == 0
+        || s.unroll > 64
+        || s.tile == 0
+        || s.tile > 1 << 16
+    {
+        return Err(Refusal(
+            "out of range: block is 1 to 16, unroll 1 to 64, tile 1 to 65536".into(),
+        ));
     }
     if s.lanes * s.block > 1 && structure.lane.is_none() {
-        return Err(Refusal(format!("{} has no axis whose points are independent, so no lanes; use lanes=1 block=1", rec.name)));
+        return Err(Refusal(format!(
+            "{} has no axis whose points are independent, so no lanes; use lanes=1 block=1",
+            rec.name
+        )));
     }
     let width = i64::from(s.lanes * s.block);
     for id in rec.graph.reachable(&rec.roots()) {
@@ -266,11 +225,18 @@ fn check_pass(pass: &Pass, extents: &Extents, options: &Options, target: &Target
             for i in index {
                 if let AxisIndex::Group { of, groups } = i
                     && Some(*of) == structure.lane
-                    && let (Ix::Const(n), Ix::Const(g)) = (&pass.extents[of.0 as usize], &pass.extents[groups.0 as usize])
+                    && let (Ix::Const(n), Ix::Const(g)) = (
+                        &pass.extents[of.0 as usize],
+                        &pass.extents[groups.0 as usize],
+                    )
                     && *g > 0
                     && (n / g) % width != 0
                 {
-                    return Err(Refusal(format!("groups of {} {} do not hold whole blocks of {width}; use fewer lanes or a smaller block", n / g, rec.axis_name(*of))));
+                    return Err(Refusal(format!(
+                        "groups of {} {} do not hold whole blocks of {width}; use fewer lanes or a smaller block",
+                        n / g,
+                        rec.axis_name(*of)
+                    )));
                 }
             }
         }
@@ -279,21 +245,35 @@ fn check_pass(pass: &Pass, extents: &Extents, options: &Options, target: &Target
         Order::Registers => {
             let copies = copies(pass).saturating_mul(u64::from(s.block));
             if copies > MOST_COPIES {
-                return Err(Refusal(format!("order=registers would unroll {} to {copies} operations (at most {MOST_COPIES}); use order=tiled or order=stepped", rec.name)));
+                return Err(Refusal(format!(
+                    "order=registers would unroll {} to {copies} operations (at most {MOST_COPIES}); use order=tiled or order=stepped",
+                    rec.name
+                )));
             }
         }
         Order::Tiled => {
             if let Some(why) = &structure.untileable {
-                return Err(Refusal(format!("order=tiled does not fit {}: {why}; use order=stepped", rec.name)));
+                return Err(Refusal(format!(
+                    "order=tiled does not fit {}: {why}; use order=stepped",
+                    rec.name
+                )));
             }
         }
         Order::Stepped => {}
     }
-    let scratch = scratch_points(pass).saturating_mul(u64::from(s.lanes * s.block)).saturating_mul(if s.order == Order::Tiled { u64::from(s.tile) } else { 1 });
+    let scratch = scratch_points(pass)
+        .saturating_mul(u64::from(s.lanes * s.block))
+        .saturating_mul(if s.order == Order::Tiled {
+            u64::from(s.tile)
+        } else {
+            1
+        });
     if scratch > 1 << 28 {
-        return Err(Refusal(format!("{} would need {scratch} elements of scratch memory a thread; use a smaller tile or block", rec.name)));
+        return Err(Refusal(format!(
+            "{} would need {scratch} elements of scratch memory a thread; use a smaller tile or block",
+            rec.name
+        )));
     }
-    let _ = extents;
     Ok(())
 }
 
@@ -305,60 +285,30 @@ fn known(pass: &Pass, axis: AxisId) -> u64 {
     }
 }
 
+/// The inner points at which a node is computed.
+fn points(pass: &Pass, axes: impl Iterator<Item = AxisId>) -> u64 {
+    axes.fold(1, |n, a| n.saturating_mul(known(pass, a)))
+}
+
 /// How many node copies a fully unrolled body has.
 fn copies(pass: &Pass) -> u64 {
     let rec = &pass.recurrence;
-    let points = |id| pass.structure.inner_axes(rec, id).iter().fold(1_u64, |n, a| n.saturating_mul(known(pass, a)));
-    rec.graph.reachable(&rec.roots()).into_iter().fold(0_u64, |sum, id| sum.saturating_add(points(id)))
+    let live = rec.graph.reachable(&rec.roots()).into_iter();
+    live.fold(0, |sum, id| {
+        sum.saturating_add(points(pass, pass.structure.inner_axes(rec, id).iter()))
+    })
 }
 
 /// The largest count of inner points that any one value has.
 fn scratch_points(pass: &Pass) -> u64 {
     let rec = &pass.recurrence;
-    let points = |id| pass.structure.inner_axes(rec, id).iter().fold(1_u64, |n, a| n.saturating_mul(known(pass, a)));
-    let states = rec.states.iter().map(|s| s.axes.iter().fold(1_u64, |n, &a| n.saturating_mul(known(pass, a))));
-    rec.graph.reachable(&rec.roots()).into_iter().map(points).chain(states).max().unwrap_or(1)
-}
-
-/// Schedules worth trying, the default first. Every one of them is accepted by [`Plan::new`].
-#[must_use]
-pub fn candidates(scan: &Scan, extents: &Extents, options: &Options, target: &Target) -> Vec<Schedule> {
-    let rec = &scan.recurrence;
-    let structure = Structure::of(rec);
-    let whole = target.lanes(options.compute);
-    let lane_extent = structure.lane.map_or(0, |a| extents.get(a));
-    let steps = extents.get(rec.time);
-    let items: usize = structure.parallel.iter().map(|&a| extents.get(a)).product::<usize>() / whole as usize;
-    let mut out: Vec<Schedule> = Vec::new();
-    let mut algorithms = vec![Algorithm::Sequential];
-    // The two passes over the data pay only where work items are fewer than the cores.
-    if scan.summary().is_some() && steps >= 64 {
-        let chunk = (steps.div_ceil(target.cores.max(1) as usize * 2)).clamp(32, 1 << 20) as u32;
-        let at = if items < target.cores as usize && target.cores > 1 { 0 } else { 1 };
-        algorithms.insert(at, Algorithm::Chunked { chunk });
-    }
-    for algorithm in algorithms {
-        for order in Order::ALL {
-            let (tiles, unrolls): (&[u32], &[u32]) = match order {
-                Order::Registers => (&[64], &[1]),
-                Order::Tiled => (&[64, 32, 128, 256], &[4, 2, 8, 1]),
-                Order::Stepped => (&[64], &[4, 1, 8]),
-            };
-            let wide: &[(u32, u32)] = &[(whole, 2), (whole, 1), (whole, 4), (1, 1)];
-            for &(lanes, block) in wide {
-                if lanes > 1 && lane_extent < (lanes * block) as usize {
-                    continue;
-                }
-                for &tile in tiles {
-                    for &unroll in unrolls {
-                        let schedule = Schedule { algorithm, order, lanes, block, tile, unroll };
-                        if Plan::new(scan, extents, options, target, &schedule).is_ok() {
-                            out.push(schedule);
-                        }
-                    }
-                }
-            }
-        }
-    }
-    out
+    let states = rec
+        .states
+        .iter()
+        .map(|s| points(pass, s.axes.iter().copied()));
+    let live = rec.graph.reachable(&rec.roots()).into_iter();
+    live.map(|id| points(pass, pass.structure.inner_axes(rec, id).iter()))
+        .chain(states)
+        .max()
+        .unwrap_or(1)
 }

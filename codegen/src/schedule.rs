@@ -72,13 +72,19 @@ impl fmt::Display for Schedule {
             Algorithm::Sequential => write!(f, "sequential")?,
             Algorithm::Chunked { chunk } => write!(f, "chunked chunk={chunk}")?,
         }
-        write!(f, " order={} lanes={} block={} tile={} unroll={}", self.order, self.lanes, self.block, self.tile, self.unroll)
+        write!(
+            f,
+            " order={} lanes={} block={} tile={} unroll={}",
+            self.order, self.lanes, self.block, self.tile, self.unroll
+        )
     }
 }
 
 /// Why a text is no schedule.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("'{text}' is no schedule: {why}; wanted for example 'sequential order=tiled lanes=4 block=2 tile=64 unroll=4'")]
+#[error(
+    "'{text}' is no schedule: {why}; wanted for example 'sequential order=tiled lanes=4 block=2 tile=64 unroll=4'"
+)]
 pub struct ScheduleError {
     text: String,
     why: String,
@@ -88,27 +94,46 @@ impl FromStr for Schedule {
     type Err = ScheduleError;
 
     fn from_str(text: &str) -> Result<Self, ScheduleError> {
-        let err = |why: String| ScheduleError { text: text.to_owned(), why };
+        let err = |why: String| ScheduleError {
+            text: text.to_owned(),
+            why,
+        };
         let mut words = text.split_whitespace();
         let head = words.next().ok_or_else(|| err("it is empty".into()))?;
-        let mut out = Schedule { algorithm: Algorithm::Sequential, order: Order::Stepped, lanes: 1, block: 1, tile: 64, unroll: 1 };
+        let mut out = Schedule {
+            algorithm: Algorithm::Sequential,
+            order: Order::Stepped,
+            lanes: 1,
+            block: 1,
+            tile: 64,
+            unroll: 1,
+        };
         let mut chunk = None;
         for word in words {
-            let (key, value) = word.split_once('=').ok_or_else(|| err(format!("'{word}' is not key=value")))?;
+            let (key, value) = word
+                .split_once('=')
+                .ok_or_else(|| err(format!("'{word}' is not key=value")))?;
             if key == "order" {
                 let order = Order::ALL.into_iter().find(|o| o.name() == value);
-                out.order = order.ok_or_else(|| err(format!("'{value}' is no order (registers, tiled, stepped)")))?;
+                out.order = order.ok_or_else(|| {
+                    err(format!("'{value}' is no order (registers, tiled, stepped)"))
+                })?;
                 continue;
             }
             let number = value.parse::<u32>().ok().filter(|&n| n > 0 && n <= 1 << 30);
-            let number = number.ok_or_else(|| err(format!("'{value}' is no whole number above 0")))?;
+            let number =
+                number.ok_or_else(|| err(format!("'{value}' is no whole number above 0")))?;
             match key {
                 "chunk" => chunk = Some(number),
                 "lanes" => out.lanes = number,
                 "block" => out.block = number,
                 "tile" => out.tile = number,
                 "unroll" => out.unroll = number,
-                _ => return Err(err(format!("'{key}' is no choice (order, chunk, lanes, block, tile, unroll)"))),
+                _ => {
+                    return Err(err(format!(
+                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll)"
+                    )));
+                }
             }
         }
         out.algorithm = match (head, chunk) {
@@ -116,7 +141,11 @@ impl FromStr for Schedule {
             ("sequential", Some(_)) => return Err(err("sequential takes no chunk".into())),
             ("chunked", Some(chunk)) => Algorithm::Chunked { chunk },
             ("chunked", None) => return Err(err("chunked wants chunk=STEPS".into())),
-            _ => return Err(err(format!("'{head}' is no algorithm (sequential, chunked)"))),
+            _ => {
+                return Err(err(format!(
+                    "'{head}' is no algorithm (sequential, chunked)"
+                )));
+            }
         };
         Ok(out)
     }

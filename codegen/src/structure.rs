@@ -57,12 +57,22 @@ impl Structure {
             };
             set.union(rec.graph.axes(id)).union(reduced)
         });
-        let used = rec.outputs.iter().fold(used, |set, o| set.union(o.axes.iter().copied().collect()));
+        let used = rec
+            .outputs
+            .iter()
+            .fold(used, |set, o| set.union(o.axes.iter().copied().collect()));
         let inner = used.minus(parallel_set).without(rec.time);
         let levels = levels(rec);
         let state_inner = rec.state_axes().minus(parallel_set);
         let untileable = untileable(rec, &live, &levels, inner, state_inner);
-        Structure { parallel, lane, inner, levels, untileable, state_inner }
+        Structure {
+            parallel,
+            lane,
+            inner,
+            levels,
+            untileable,
+            state_inner,
+        }
     }
 
     /// The level of a node.
@@ -79,7 +89,10 @@ impl Structure {
 
 /// Whether each dimension is read at its own axis.
 fn is_identity(declared: &[AxisId], index: &[AxisIndex]) -> bool {
-    declared.iter().zip(index).all(|(&axis, &i)| i == AxisIndex::At(axis))
+    declared
+        .iter()
+        .zip(index)
+        .all(|(&axis, &i)| i == AxisIndex::At(axis))
 }
 
 /// Whether a state read is at the reader's own point.
@@ -93,7 +106,8 @@ pub fn reads_own_point(rec: &Recurrence, node: &Node) -> bool {
 
 fn parallel_axes(rec: &Recurrence, live: &[NodeId]) -> Vec<AxisId> {
     let every = |axis: AxisId| {
-        rec.states.iter().all(|s| s.axes.contains(&axis)) && rec.outputs.iter().all(|o| o.axes.contains(&axis))
+        rec.states.iter().all(|s| s.axes.contains(&axis))
+            && rec.outputs.iter().all(|o| o.axes.contains(&axis))
     };
     let meets = |axis: AxisId| {
         live.iter().any(|&id| match rec.graph.node(id) {
@@ -101,14 +115,22 @@ fn parallel_axes(rec: &Recurrence, live: &[NodeId]) -> Vec<AxisId> {
             Node::Shift { axis: shifted, .. } => rec.canonical(*shifted) == rec.canonical(axis),
             Node::State { state, index, .. } => {
                 let declared = &rec.state(*state).axes;
-                declared.iter().zip(index).any(|(&d, &i)| d == axis && i != AxisIndex::At(axis))
+                declared
+                    .iter()
+                    .zip(index)
+                    .any(|(&d, &i)| d == axis && i != AxisIndex::At(axis))
             }
             _ => false,
         })
     };
     let candidates = rec.states.first().map(|s| s.axes.clone());
-    let candidates = candidates.or_else(|| rec.outputs.first().map(|o| o.axes.clone())).unwrap_or_default();
-    candidates.into_iter().filter(|&axis| axis != rec.time && every(axis) && !meets(axis)).collect()
+    let candidates = candidates
+        .or_else(|| rec.outputs.first().map(|o| o.axes.clone()))
+        .unwrap_or_default();
+    candidates
+        .into_iter()
+        .filter(|&axis| axis != rec.time && every(axis) && !meets(axis))
+        .collect()
 }
 
 fn lane_axis(rec: &Recurrence, live: &[NodeId], parallel: &[AxisId]) -> Option<AxisId> {
@@ -121,14 +143,22 @@ fn lane_axis(rec: &Recurrence, live: &[NodeId], parallel: &[AxisId]) -> Option<A
         reads.count() + writes.count()
     };
     // The later of two equals: axes are mostly declared from the outermost in.
-    parallel.iter().copied().max_by_key(|&axis| unit_stride(axis))
+    parallel
+        .iter()
+        .copied()
+        .max_by_key(|&axis| unit_stride(axis))
 }
 
 fn levels(rec: &Recurrence) -> Vec<Level> {
     let mut levels: Vec<Level> = Vec::with_capacity(rec.graph.len());
     for id in rec.graph.ids() {
         let node = rec.graph.node(id);
-        let below = node.operands().iter().map(|x| levels[x.0 as usize]).max().unwrap_or(Level::Invariant);
+        let below = node
+            .operands()
+            .iter()
+            .map(|x| levels[x.0 as usize])
+            .max()
+            .unwrap_or(Level::Invariant);
         levels.push(match node {
             Node::State { .. } => Level::State,
             Node::Reduce { .. } if below == Level::State => Level::Post,
@@ -139,10 +169,26 @@ fn levels(rec: &Recurrence) -> Vec<Level> {
     levels
 }
 
-fn untileable(rec: &Recurrence, live: &[NodeId], levels: &[Level], inner: AxisSet, state_inner: AxisSet) -> Option<String> {
+fn untileable(
+    rec: &Recurrence,
+    live: &[NodeId],
+    levels: &[Level],
+    inner: AxisSet,
+    state_inner: AxisSet,
+) -> Option<String> {
     for state in &rec.states {
-        if state.axes.iter().copied().collect::<AxisSet>().intersect(inner) != state_inner {
-            return Some(format!("state {} has other inner axes than the other states", state.name));
+        if state
+            .axes
+            .iter()
+            .copied()
+            .collect::<AxisSet>()
+            .intersect(inner)
+            != state_inner
+        {
+            return Some(format!(
+                "state {} has other inner axes than the other states",
+                state.name
+            ));
         }
         for update in [Some(state.update), state.update_im].into_iter().flatten() {
             if levels[update.0 as usize] == Level::Post {
@@ -157,9 +203,14 @@ fn untileable(rec: &Recurrence, live: &[NodeId], levels: &[Level], inner: AxisSe
         let below = |x: &NodeId| levels[x.0 as usize];
         match node {
             Node::State { state, .. } if !reads_own_point(rec, node) => {
-                return Some(format!("state {} is read at other points than its own", rec.state(*state).name));
+                return Some(format!(
+                    "state {} is read at other points than its own",
+                    rec.state(*state).name
+                ));
             }
-            Node::Shift { .. } if levels[id.0 as usize] >= Level::State => return Some("a state is shifted along an axis".into()),
+            Node::Shift { .. } if levels[id.0 as usize] >= Level::State => {
+                return Some("a state is shifted along an axis".into());
+            }
             Node::State { .. } => reads_state[id.0 as usize] = true,
             Node::Reduce { x, .. } if below(x) == Level::State => {
                 if !rec.graph.axes(*x).intersect(inner).is_subset(state_inner) {
@@ -180,7 +231,10 @@ fn untileable(rec: &Recurrence, live: &[NodeId], levels: &[Level], inner: AxisSe
         for value in [Some(output.value), output.value_im].into_iter().flatten() {
             let axes: AxisSet = output.axes.iter().copied().collect();
             if reads_state[value.0 as usize] && axes.intersect(inner) != state_inner {
-                return Some(format!("output {} varies over other inner axes than the states", output.name));
+                return Some(format!(
+                    "output {} varies over other inner axes than the states",
+                    output.name
+                ));
             }
         }
     }

@@ -26,7 +26,15 @@ impl Target {
     /// the machine at hand.
     #[must_use]
     pub fn generic() -> Self {
-        Target { name: "generic-128".into(), vector_bytes: 16, fma: true, cores: 1, l1: 32 << 10, l2: 1 << 20, l3: 16 << 20 }
+        Target {
+            name: "generic-128".into(),
+            vector_bytes: 16,
+            fma: true,
+            cores: 1,
+            l1: 32 << 10,
+            l2: 1 << 20,
+            l3: 16 << 20,
+        }
     }
     /// Elements of type `ty` in one vector register.
     #[must_use]

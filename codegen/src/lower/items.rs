@@ -44,20 +44,38 @@ const WORTH: u32 = 8;
 pub(super) fn select(pass: &Pass) -> Vec<Work> {
     let (rec, structure) = (&pass.recurrence, &pass.structure);
     let graph = &rec.graph;
-    let new = |what, level, loops| Work { what, level, direct: false, loops, after: vec![], reads: vec![] };
+    let new = |what, level, loops| Work {
+        what,
+        level,
+        direct: false,
+        loops,
+        after: vec![],
+        reads: vec![],
+    };
     let mut work: Vec<Work> = Vec::new();
     let mut readers: Vec<Vec<usize>> = vec![vec![]; graph.len()];
     for s in rec.state_ids() {
         let axes: AxisSet = rec.state(s).axes.iter().copied().collect();
-        for root in [Some(rec.state(s).update), rec.state(s).update_im].into_iter().flatten() {
+        for root in [Some(rec.state(s).update), rec.state(s).update_im]
+            .into_iter()
+            .flatten()
+        {
             readers[root.0 as usize].push(work.len());
         }
-        work.push(new(What::Update(s), Level::State, axes.intersect(structure.inner)));
+        work.push(new(
+            What::Update(s),
+            Level::State,
+            axes.intersect(structure.inner),
+        ));
     }
     for (i, output) in rec.outputs.iter().enumerate() {
         let axes: AxisSet = output.axes.iter().copied().collect();
         let roots = [Some(output.value), output.value_im].into_iter().flatten();
-        let level = roots.clone().map(|r| structure.level(r)).max().unwrap_or(Level::Stream);
+        let level = roots
+            .clone()
+            .map(|r| structure.level(r))
+            .max()
+            .unwrap_or(Level::Stream);
         for root in roots {
             readers[root.0 as usize].push(work.len());
         }
@@ -77,8 +95,13 @@ pub(super) fn select(pass: &Pass) -> Vec<Work> {
             continue;
         }
         let (what, loops) = match node {
-            Node::Reduce { axis, x, .. } => (Some(What::Reduce(id)), structure.inner_axes(rec, *x).with(*axis)),
-            _ if worth_storing(pass, &work, &by, id, costs[id.0 as usize]) => (Some(What::Value(id)), structure.inner_axes(rec, id)),
+            Node::Reduce { axis, x, .. } => (
+                Some(What::Reduce(id)),
+                structure.inner_axes(rec, *x).with(*axis),
+            ),
+            _ if worth_storing(pass, &work, &by, id, costs[id.0 as usize]) => {
+                (Some(What::Value(id)), structure.inner_axes(rec, id))
+            }
             _ => (None, AxisSet::EMPTY),
         };
         if let Some(what) = what {
@@ -121,8 +144,15 @@ fn costs(pass: &Pass) -> Vec<u32> {
     let mut costs: Vec<u32> = Vec::with_capacity(graph.len());
     for id in graph.ids() {
         let node = graph.node(id);
-        let own = if let Node::Op(op, _) = node { op.info().cost } else { 0 };
-        let below = node.operands().iter().fold(0_u32, |sum, x| sum.saturating_add(costs[x.0 as usize]));
+        let own = if let Node::Op(op, _) = node {
+            op.info().cost
+        } else {
+            0
+        };
+        let below = node
+            .operands()
+            .iter()
+            .fold(0_u32, |sum, x| sum.saturating_add(costs[x.0 as usize]));
         costs.push(own.saturating_add(below));
     }
     costs
@@ -139,12 +169,19 @@ fn worth_storing(pass: &Pass, work: &[Work], by: &[usize], id: NodeId, cost: u32
     let operation = matches!(graph.node(id), Node::Op(..) | Node::Shift { .. });
     if level == Level::Invariant {
         // Without inner axes the builder hoists it out of time by itself.
-        return operation && !own.is_empty() && cost >= WORTH && by.iter().any(|&r| work[r].level > Level::Invariant);
+        return operation
+            && !own.is_empty()
+            && cost >= WORTH
+            && by.iter().any(|&r| work[r].level > Level::Invariant);
     }
     let wider = |r: usize| own != work[r].loops && own.is_subset(work[r].loops);
     if pass.schedule.order == Order::Tiled {
         // Time runs innermost there: nothing that varies in time hoists out of the inner axes.
-        let in_state_nest = |r: usize| matches!(work[r].what, What::Update(_)) || work[r].level == Level::State || feeds_state(pass, work, r);
+        let in_state_nest = |r: usize| {
+            matches!(work[r].what, What::Update(_))
+                || work[r].level == Level::State
+                || feeds_state(pass, work, r)
+        };
         let read_in_nest = by.iter().any(|&r| in_state_nest(r) && wider(r));
         if level == Level::Stream && read_in_nest {
             return operation || is_costly_read(pass, id);

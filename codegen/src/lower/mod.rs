@@ -6,9 +6,12 @@
 
 mod builder;
 mod items;
+mod loops;
+mod memory;
 mod registers;
 mod stepped;
 mod tiled;
+mod values;
 
 use selscan_dsl::AxisId;
 
@@ -20,8 +23,15 @@ use builder::Builder;
 /// The plan's loops.
 #[must_use]
 pub fn lower(plan: &Plan) -> Program {
-    let procs = plan.passes.iter().map(|pass| lower_pass(plan, pass)).collect();
-    Program { procs, workspaces: plan.workspaces.clone() }
+    let procs = plan
+        .passes
+        .iter()
+        .map(|pass| lower_pass(plan, pass))
+        .collect();
+    Program {
+        procs,
+        workspaces: plan.workspaces.clone(),
+    }
 }
 
 /// One dimension of the work items.
@@ -46,14 +56,20 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
         (Some(n), Some(whole)) => whole.clone() + (n.clone() - whole.clone() * Ix::Const(width)),
         _ => Ix::Const(1),
     };
-    let chunks = pass.chunk.map(|c| pass.extents[rec.time.0 as usize].clone().div_ceil(i64::from(c)));
+    let chunks = pass.chunk.map(|c| {
+        pass.extents[rec.time.0 as usize]
+            .clone()
+            .div_ceil(i64::from(c))
+    });
     let mut dims: Vec<(Dim, Ix)> = Vec::new();
     for &axis in pass.structure.parallel.iter().filter(|&&a| Some(a) != lane) {
         dims.push((Dim::Axis(axis), pass.extents[axis.0 as usize].clone()));
     }
     dims.extend(chunks.map(|n| (Dim::Chunk, n)));
     dims.extend(lane.map(|_| (Dim::Blocks, blocks)));
-    b.proc.items = dims.iter().fold(Ix::Const(1), |n, (_, extent)| n * extent.clone());
+    b.proc.items = dims
+        .iter()
+        .fold(Ix::Const(1), |n, (_, extent)| n * extent.clone());
 
     let item = b.proc.var("item");
     let mut lets = Vec::new();
@@ -71,7 +87,10 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
             let quotient = b.proc.var(format!("rest{k}"));
             lets.push(Stmt::Let(quotient, Ix::Var(rest) / extent.clone()));
             let own = b.proc.var(name);
-            lets.push(Stmt::Let(own, Ix::Var(rest) - Ix::Var(quotient) * extent.clone()));
+            lets.push(Stmt::Let(
+                own,
+                Ix::Var(rest) - Ix::Var(quotient) * extent.clone(),
+            ));
             rest = quotient;
             own
         };
@@ -93,7 +112,12 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
                 // Item `whole + k` runs the single point whole·width + k.
                 let skipped = whole.clone() * Ix::Const(width) - whole.clone();
                 let points = lane_body(&mut b, block, skipped, 1, 1);
-                body.push(Stmt::If { lhs: Ix::Var(block), rhs: whole, then: vectors, els: points });
+                body.push(Stmt::If {
+                    lhs: Ix::Var(block),
+                    rhs: whole,
+                    then: vectors,
+                    els: points,
+                });
             } else {
                 body.extend(vectors);
             }
@@ -106,14 +130,24 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
         }
     }
     let items = b.proc.items.clone();
-    b.proc.body = vec![Stmt::For { var: item, kind: LoopKind::Core, lo: Ix::Const(0), hi: items, step: 1, body }];
+    b.proc.body = vec![Stmt::For {
+        var: item,
+        kind: LoopKind::Core,
+        lo: Ix::Const(0),
+        hi: items,
+        step: 1,
+        body,
+    }];
     b.proc
 }
 
 /// The statements of one item whose lane axis begins at `block`·lanes·vectors + `skipped`.
 fn lane_body(b: &mut Builder<'_>, block: Var, skipped: Ix, lanes: u32, vectors: u32) -> Vec<Stmt> {
     let first = b.proc.var("first");
-    let bind = Stmt::Let(first, Ix::Var(block) * Ix::Const(i64::from(lanes * vectors)) + skipped);
+    let bind = Stmt::Let(
+        first,
+        Ix::Var(block) * Ix::Const(i64::from(lanes * vectors)) + skipped,
+    );
     b.begin(Some(first), lanes, vectors);
     nest(b);
     let mut body = vec![bind];

@@ -30,7 +30,8 @@ pub(super) fn lower(b: &mut Builder<'_>) {
         b.each_step(lo, hi, |b, _| {
             for (slot, _, key, register) in &held {
                 let before = b.set(b.ty(), copy_of(*register));
-                b.state_regs.insert((*slot, When::Prev, key.clone()), before);
+                b.state_regs
+                    .insert((*slot, When::Prev, key.clone()), before);
             }
             let mut next = Vec::new();
             for &(slot, update) in &slots {
@@ -39,17 +40,25 @@ pub(super) fn lower(b: &mut Builder<'_>) {
                 b.each_vector(|b| {
                     b.each_copy(&inner, &mut |b| {
                         let value = b.value(update);
-                        b.state_regs.insert((slot, When::Next, b.copy_key(axes)), value);
+                        b.state_regs
+                            .insert((slot, When::Next, b.copy_key(axes)), value);
                         next.push(value);
                     });
                 });
             }
             for (i, output) in rec.outputs.iter().enumerate() {
-                let inner: Vec<_> = output.axes.iter().copied().filter(|&a| pass.structure.inner.contains(a)).collect();
+                let inner: Vec<_> = output
+                    .axes
+                    .iter()
+                    .copied()
+                    .filter(|&a| pass.structure.inner.contains(a))
+                    .collect();
                 b.each_vector(|b| {
                     b.each_copy(&inner, &mut |b| {
                         let part = if output.complex { Part::Re } else { Part::Real };
-                        for (part, value) in [(part, Some(output.value)), (Part::Im, output.value_im)] {
+                        for (part, value) in
+                            [(part, Some(output.value)), (Part::Im, output.value_im)]
+                        {
                             if let Some(value) = value {
                                 let register = b.value(value);
                                 b.store_output(i, part, register);

@@ -12,8 +12,9 @@ use std::collections::BTreeMap;
 
 use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Part, StateId, When};
 
-use super::builder::{Builder, Slot, reduce_identity};
+use super::builder::{Builder, Slot};
 use super::items::{What, Work, select};
+use super::values::reduce_identity;
 use crate::loop_ir::{Reg, Rhs, Stmt};
 use crate::structure::Level;
 
@@ -27,7 +28,8 @@ pub(super) struct Nest {
 
 pub(super) fn lower(b: &mut Builder<'_>) {
     let work = select(b.pass);
-    let (fixed, moving): (Vec<usize>, Vec<usize>) = (0..work.len()).partition(|&i| is_invariant(&work[i]));
+    let (fixed, moving): (Vec<usize>, Vec<usize>) =
+        (0..work.len()).partition(|&i| is_invariant(&work[i]));
     prologue(b, &work, &fixed);
     let nests = nests(b, &work, &moving);
     let apart = states_apart(&work, &nests);
@@ -72,9 +74,18 @@ pub(super) fn place(b: &mut Builder<'_>, work: &Work, steps: Option<i64>) {
     let pass = b.pass;
     if let What::Value(id) | What::Reduce(id) = work.what {
         let axes = pass.recurrence.graph.axes(id);
-        let inner: Vec<AxisId> = pass.structure.inner_axes(&pass.recurrence, id).iter().collect();
+        let inner: Vec<AxisId> = pass
+            .structure
+            .inner_axes(&pass.recurrence, id)
+            .iter()
+            .collect();
         let laned = b.laned(axes);
-        let stored = b.scratch("v", &inner, laned, steps.filter(|_| axes.contains(pass.recurrence.time)));
+        let stored = b.scratch(
+            "v",
+            &inner,
+            laned,
+            steps.filter(|_| axes.contains(pass.recurrence.time)),
+        );
         b.stored.insert(id, stored);
     }
 }
@@ -83,7 +94,14 @@ pub(super) fn place(b: &mut Builder<'_>, work: &Work, steps: Option<i64>) {
 pub(super) fn open_states(b: &mut Builder<'_>, apart: &[StateId]) {
     for (slot, _) in b.all_slots() {
         let inner = b.state_inner(slot.state);
-        let axes: AxisSet = b.pass.recurrence.state(slot.state).axes.iter().copied().collect();
+        let axes: AxisSet = b
+            .pass
+            .recurrence
+            .state(slot.state)
+            .axes
+            .iter()
+            .copied()
+            .collect();
         let laned = b.laned(axes);
         let stored = b.scratch("h", &inner, laned, None);
         b.state_bufs.insert((slot, When::Prev), stored);
@@ -103,7 +121,13 @@ pub(super) fn open_states(b: &mut Builder<'_>, apart: &[StateId]) {
 
 /// Hands the last values to the caller.
 pub(super) fn close_states(b: &mut Builder<'_>) {
-    for state in b.pass.recurrence.state_ids().filter(|&s| b.wants_last(s)).collect::<Vec<_>>() {
+    for state in b
+        .pass
+        .recurrence
+        .state_ids()
+        .filter(|&s| b.wants_last(s))
+        .collect::<Vec<_>>()
+    {
         each_state_point(b, state, |b, slot| {
             let (buf, ix) = state_ix(b, slot, When::Prev);
             let value = b.set(b.ty(), Rhs::Load(buf, ix));
@@ -113,14 +137,21 @@ pub(super) fn close_states(b: &mut Builder<'_>) {
 }
 
 fn state_ix(b: &Builder<'_>, slot: Slot, when: When) -> (crate::loop_ir::Buf, crate::loop_ir::Ix) {
-    let stored = b.state_bufs.get(&(slot, when)).or_else(|| b.state_bufs.get(&(slot, When::Prev)));
+    let stored = b
+        .state_bufs
+        .get(&(slot, when))
+        .or_else(|| b.state_bufs.get(&(slot, When::Prev)));
     match stored {
         Some(stored) => (stored.buf, b.stored_ix(stored, &[])),
         None => (crate::loop_ir::Buf(0), crate::loop_ir::Ix::Const(0)),
     }
 }
 
-fn each_state_point(b: &mut Builder<'_>, state: StateId, mut body: impl FnMut(&mut Builder<'_>, Slot)) {
+fn each_state_point(
+    b: &mut Builder<'_>,
+    state: StateId,
+    mut body: impl FnMut(&mut Builder<'_>, Slot),
+) {
     let inner = b.state_inner(state);
     let slots = b.slots(state);
     b.each_point(&inner, 1, &mut |b, at| {
@@ -143,15 +174,22 @@ pub(super) fn nests(b: &Builder<'_>, work: &[Work], of: &[usize]) -> Vec<Nest> {
         let reduced = reduced_axis(b, w);
         let mut first = 0;
         for before in &w.after {
-            let Some(&nest) = home.get(before) else { continue };
+            let Some(&nest) = home.get(before) else {
+                continue;
+            };
             let own_point = match work[*before].what {
                 What::Reduce(_) => false,
-                What::Update(state) => w.reads.iter().all(|&(s, when, own)| s != state || when == When::Prev || own),
+                What::Update(state) => w
+                    .reads
+                    .iter()
+                    .all(|&(s, when, own)| s != state || when == When::Prev || own),
                 What::Value(_) | What::Output(_) => true,
             };
             first = first.max(if own_point { nest } else { nest + 1 });
         }
-        let fits = |(nest, loops): &(Nest, AxisSet)| *loops == w.loops && reduced.is_none_or(|axis| nest.loops.last() == Some(&axis));
+        let fits = |(nest, loops): &(Nest, AxisSet)| {
+            *loops == w.loops && reduced.is_none_or(|axis| nest.loops.last() == Some(&axis))
+        };
         let found = (first..nests.len()).find(|&k| fits(&nests[k]));
         let k = found.unwrap_or_else(|| {
             let mut loops: Vec<AxisId> = w.loops.iter().collect();
@@ -159,7 +197,13 @@ pub(super) fn nests(b: &Builder<'_>, work: &[Work], of: &[usize]) -> Vec<Nest> {
                 loops.retain(|&a| a != axis);
                 loops.push(axis);
             }
-            nests.push((Nest { loops, work: vec![] }, w.loops));
+            nests.push((
+                Nest {
+                    loops,
+                    work: vec![],
+                },
+                w.loops,
+            ));
             nests.len() - 1
         });
         nests[k].0.work.push(i);
@@ -181,10 +225,15 @@ fn reduced_axis(b: &Builder<'_>, work: &Work) -> Option<AxisId> {
 /// States whose old value is read at or after their update, other than at the updated point.
 fn states_apart(work: &[Work], nests: &[Nest]) -> Vec<StateId> {
     let mut apart = Vec::new();
-    let home = |what: What| nests.iter().position(|n| n.work.iter().any(|&i| work[i].what == what));
+    let home = |what: What| {
+        nests
+            .iter()
+            .position(|n| n.work.iter().any(|&i| work[i].what == what))
+    };
     for (k, nest) in nests.iter().enumerate() {
         for &(state, when, own_point) in nest.work.iter().flat_map(|&i| &work[i].reads) {
-            let late = home(What::Update(state)).is_some_and(|update| k > update || (k == update && !own_point));
+            let late = home(What::Update(state))
+                .is_some_and(|update| k > update || (k == update && !own_point));
             if when == When::Prev && late && !apart.contains(&state) {
                 apart.push(state);
             }
@@ -200,9 +249,16 @@ pub(super) fn run(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
             let axis = nest.loops[depth];
             let name = b.pass.recurrence.axis_name(axis).to_lowercase();
             let hi = b.extent(axis);
-            b.serial(&name, AxisSet::of(axis), crate::loop_ir::Ix::Const(0), hi, 1, |b, at| {
-                b.with_axis(axis, at, -1, |b| outer(b, work, nest, depth + 1));
-            });
+            b.serial(
+                &name,
+                AxisSet::of(axis),
+                crate::loop_ir::Ix::Const(0),
+                hi,
+                1,
+                |b, at| {
+                    b.with_axis(axis, at, -1, |b| outer(b, work, nest, depth + 1));
+                },
+            );
         } else {
             inner(b, work, nest);
         }
@@ -253,7 +309,9 @@ fn inner(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
                         vector += 1;
                     });
                 }
-                What::Update(state) => b.each_unrolled(last, at, |b| b.each_vector(|b| update(b, state))),
+                What::Update(state) => {
+                    b.each_unrolled(last, at, |b| b.each_vector(|b| update(b, state)))
+                }
                 What::Output(k) => b.each_unrolled(last, at, |b| b.each_vector(|b| output(b, k))),
             }
         }
@@ -279,13 +337,23 @@ fn reduction(b: &Builder<'_>, id: NodeId) -> (selscan_dsl::ReduceOp, NodeId) {
 }
 
 /// Reads the old values of the states that this nest updates, before any of them is overwritten.
-fn old_values(b: &mut Builder<'_>, work: &[Work], nest: &Nest, last: Option<AxisId>, at: &[crate::loop_ir::Ix]) {
+fn old_values(
+    b: &mut Builder<'_>,
+    work: &[Work],
+    nest: &Nest,
+    last: Option<AxisId>,
+    at: &[crate::loop_ir::Ix],
+) {
     let pass = b.pass;
     let rec = &pass.recurrence;
     let updated = |s: StateId| nest.work.iter().any(|&i| work[i].what == What::Update(s));
     let live = rec.graph.reachable(&rec.roots());
     let own = |id: &NodeId| match rec.graph.node(*id) {
-        node @ Node::State { state, when: When::Prev, .. } => updated(*state) && crate::structure::reads_own_point(rec, node),
+        node @ Node::State {
+            state,
+            when: When::Prev,
+            ..
+        } => updated(*state) && crate::structure::reads_own_point(rec, node),
         _ => false,
     };
     for id in live.into_iter().filter(own) {
@@ -305,8 +373,19 @@ pub(super) fn store_value(b: &mut Builder<'_>, id: NodeId, value: Reg) {
 }
 
 fn update(b: &mut Builder<'_>, state: StateId) {
-    let axes: AxisSet = b.pass.recurrence.state(state).axes.iter().copied().collect();
-    let values: Vec<(Slot, Reg)> = b.slots(state).into_iter().map(|(slot, node)| (slot, b.value(node))).collect();
+    let axes: AxisSet = b
+        .pass
+        .recurrence
+        .state(state)
+        .axes
+        .iter()
+        .copied()
+        .collect();
+    let values: Vec<(Slot, Reg)> = b
+        .slots(state)
+        .into_iter()
+        .map(|(slot, node)| (slot, b.value(node)))
+        .collect();
     for (slot, value) in values {
         let key = b.copy_key(axes);
         b.state_regs.insert((slot, When::Next, key), value);

@@ -13,20 +13,26 @@
 
 use selscan_dsl::{AxisSet, Node, NodeId, ReduceOp, When};
 
-use super::builder::{Builder, reduce_identity};
+use super::builder::Builder;
 use super::items::{What, Work, select};
-use super::stepped::{close_states, is_invariant, nests, open_states, output, place, prologue, run};
+use super::stepped::{
+    close_states, is_invariant, nests, open_states, output, place, prologue, run,
+};
+use super::values::reduce_identity;
 use crate::loop_ir::{Ix, LoopOp, Rhs, Stmt};
 use crate::structure::Level;
 
 pub(super) fn lower(b: &mut Builder<'_>) {
     let work = select(b.pass);
     let tile = i64::from(b.pass.schedule.tile);
-    let of = |keep: &dyn Fn(&Work) -> bool| -> Vec<usize> { (0..work.len()).filter(|&i| keep(&work[i])).collect() };
+    let of = |keep: &dyn Fn(&Work) -> bool| -> Vec<usize> {
+        (0..work.len()).filter(|&i| keep(&work[i])).collect()
+    };
     let in_nest = |w: &Work| matches!(w.what, What::Update(_)) || w.direct;
     let is_output = |w: &Work| matches!(w.what, What::Output(_));
     let fixed = of(&is_invariant);
-    let before = of(&|w| !is_invariant(w) && !in_nest(w) && !is_output(w) && w.level <= Level::Stream);
+    let before =
+        of(&|w| !is_invariant(w) && !in_nest(w) && !is_output(w) && w.level <= Level::Stream);
     let during = of(&in_nest);
     let after = of(&|w| !in_nest(w) && (is_output(w) || w.level > Level::Stream));
 
@@ -85,7 +91,11 @@ fn reductions(b: &Builder<'_>, work: &[Work], during: &[usize]) -> Vec<(NodeId, 
 
 fn clear(b: &mut Builder<'_>, id: NodeId, op: ReduceOp) {
     let pass = b.pass;
-    let axes: Vec<_> = pass.structure.inner_axes(&pass.recurrence, id).iter().collect();
+    let axes: Vec<_> = pass
+        .structure
+        .inner_axes(&pass.recurrence, id)
+        .iter()
+        .collect();
     b.each_point(&axes, 1, &mut |b, at| {
         b.each_unrolled(axes.last().copied(), at, |b| {
             b.each_vector(|b| {
@@ -96,7 +106,14 @@ fn clear(b: &mut Builder<'_>, id: NodeId, op: ReduceOp) {
     });
 }
 
-fn state_nest(b: &mut Builder<'_>, work: &[Work], during: &[usize], sums: &[(NodeId, ReduceOp, NodeId)], start: &Ix, end: &Ix) {
+fn state_nest(
+    b: &mut Builder<'_>,
+    work: &[Work],
+    during: &[usize],
+    sums: &[(NodeId, ReduceOp, NodeId)],
+    start: &Ix,
+    end: &Ix,
+) {
     let pass = b.pass;
     let rec = &pass.recurrence;
     let loops: Vec<_> = pass.structure.state_inner.iter().collect();
@@ -120,7 +137,8 @@ fn state_nest(b: &mut Builder<'_>, work: &[Work], during: &[usize], sums: &[(Nod
         each_local_step(b, start, end, |b| {
             for (slot, _, key, register) in &held {
                 let before = b.set(b.ty(), Rhs::Op(LoopOp::Copy, vec![*register]));
-                b.state_regs.insert((*slot, When::Prev, key.clone()), before);
+                b.state_regs
+                    .insert((*slot, When::Prev, key.clone()), before);
             }
             let mut next = Vec::new();
             for &(slot, update) in &slots {
@@ -128,7 +146,8 @@ fn state_nest(b: &mut Builder<'_>, work: &[Work], during: &[usize], sums: &[(Nod
                 b.each_unrolled(last, at, |b| {
                     b.each_vector(|b| {
                         let value = b.value(update);
-                        b.state_regs.insert((slot, When::Next, b.copy_key(axes)), value);
+                        b.state_regs
+                            .insert((slot, When::Next, b.copy_key(axes)), value);
                         next.push(value);
                     });
                 });
@@ -150,7 +169,10 @@ fn state_nest(b: &mut Builder<'_>, work: &[Work], during: &[usize], sums: &[(Nod
         for &(slot, _) in &slots {
             b.each_unrolled(last, at, |b| {
                 b.each_vector(|b| {
-                    if let (Some(stored), Some(register)) = (b.state_bufs.get(&(slot, When::Prev)).cloned(), registers.next()) {
+                    if let (Some(stored), Some(register)) = (
+                        b.state_bufs.get(&(slot, When::Prev)).cloned(),
+                        registers.next(),
+                    ) {
                         let ix = b.stored_ix(&stored, &[]);
                         b.stmt(Stmt::Store(stored.buf, ix, register));
                     }
@@ -161,7 +183,14 @@ fn state_nest(b: &mut Builder<'_>, work: &[Work], during: &[usize], sums: &[(Nod
 }
 
 /// Adds the terms of one turn to a reduction's sum at this step.
-fn accumulate(b: &mut Builder<'_>, id: NodeId, op: ReduceOp, x: NodeId, last: Option<selscan_dsl::AxisId>, at: &[Ix]) {
+fn accumulate(
+    b: &mut Builder<'_>,
+    id: NodeId,
+    op: ReduceOp,
+    x: NodeId,
+    last: Option<selscan_dsl::AxisId>,
+    at: &[Ix],
+) {
     let own = b.pass.structure.inner_axes(&b.pass.recurrence, id);
     let stored = b.stored.get(&id).cloned();
     let Some(stored) = stored else { return };
@@ -187,7 +216,12 @@ fn accumulate(b: &mut Builder<'_>, id: NodeId, op: ReduceOp, x: NodeId, last: Op
     });
 }
 
-fn add_to(b: &mut Builder<'_>, stored: &super::builder::Stored, op: ReduceOp, term: crate::loop_ir::Reg) {
+fn add_to(
+    b: &mut Builder<'_>,
+    stored: &super::builder::Stored,
+    op: ReduceOp,
+    term: crate::loop_ir::Reg,
+) {
     let ix = b.stored_ix(stored, &[]);
     let sum = b.set(b.ty(), Rhs::Load(stored.buf, ix.clone()));
     let both = b.combine(op, sum, term);

@@ -1,0 +1,75 @@
+//! The schedules worth trying for a recurrence on a machine. In: a [`Scan`], extents, options, a target. Out:
+//! schedules that [`Plan::new`] accepts, the default first.
+
+use selscan_dsl::Extents;
+use selscan_dsl::scan::Scan;
+
+use crate::options::Options;
+use crate::plan::Plan;
+use crate::schedule::{Algorithm, Order, Schedule};
+use crate::structure::Structure;
+use crate::target::Target;
+
+/// Schedules worth trying, the default first. Every one of them is accepted by [`Plan::new`].
+#[must_use]
+pub fn candidates(
+    scan: &Scan,
+    extents: &Extents,
+    options: &Options,
+    target: &Target,
+) -> Vec<Schedule> {
+    let rec = &scan.recurrence;
+    let structure = Structure::of(rec);
+    let whole = target.lanes(options.compute);
+    let lane_extent = structure.lane.map_or(0, |a| extents.get(a));
+    let steps = extents.get(rec.time);
+    let items: usize = structure
+        .parallel
+        .iter()
+        .map(|&a| extents.get(a))
+        .product::<usize>()
+        / whole as usize;
+    let mut out: Vec<Schedule> = Vec::new();
+    let mut algorithms = vec![Algorithm::Sequential];
+    // The two passes over the data pay only where work items are fewer than the cores.
+    if scan.summary().is_some() && steps >= 64 {
+        let chunk = (steps.div_ceil(target.cores.max(1) as usize * 2)).clamp(32, 1 << 20) as u32;
+        let at = if items < target.cores as usize && target.cores > 1 {
+            0
+        } else {
+            1
+        };
+        algorithms.insert(at, Algorithm::Chunked { chunk });
+    }
+    for algorithm in algorithms {
+        for order in Order::ALL {
+            let (tiles, unrolls): (&[u32], &[u32]) = match order {
+                Order::Registers => (&[64], &[1]),
+                Order::Tiled => (&[64, 32, 128, 256], &[4, 2, 8, 1]),
+                Order::Stepped => (&[64], &[4, 1, 8]),
+            };
+            let wide: &[(u32, u32)] = &[(whole, 2), (whole, 1), (whole, 4), (1, 1)];
+            for &(lanes, block) in wide {
+                if lanes > 1 && lane_extent < (lanes * block) as usize {
+                    continue;
+                }
+                for &tile in tiles {
+                    for &unroll in unrolls {
+                        let schedule = Schedule {
+                            algorithm,
+                            order,
+                            lanes,
+                            block,
+                            tile,
+                            unroll,
+                        };
+                        if Plan::new(scan, extents, options, target, &schedule).is_ok() {
+                            out.push(schedule);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,136 @@
+//! The time-chunked algorithm as three passes: reduce, scan, then scan (Blelloch 1990).
+//!
+//! ```text
+//! summary   every chunk on its own: (prod a, h from 0)
+//! carry     over chunks, one after another: start[c+1] = decay[c] start[c] + summary[c]
+//! rescan    every chunk again, from its start
+//! ```
+//! In: a [`Scan`] whose states are affine and diagonal. Out: passes over recurrences derived from it.
+
+use selscan_dsl::scan::Scan;
+use selscan_dsl::{AxisDecl, AxisId, Recurrence};
+
+use crate::dtype::Dtype;
+use crate::loop_ir::{Ix, Role};
+use crate::options::Options;
+use crate::plan::{Pass, Refusal};
+use crate::schedule::{Order, Schedule};
+use crate::structure::Structure;
+
+/// Passes, and the workspaces (storage type, length) between them.
+pub(crate) type Passes = (Vec<Pass>, Vec<(Dtype, Ix)>);
+
+/// The passes of the time-chunked algorithm and the workspaces between them.
+///
+/// Per state: workspace 2s holds the chunks' summaries (after the carry pass, nothing), 2s + 1 their decays;
+/// the carry pass writes the state that each chunk starts from over the summaries' place in a third, 2S + s.
+pub(crate) fn passes(
+    scan: &Scan,
+    whole: Pass,
+    options: &Options,
+    chunk: u32,
+) -> Result<Passes, Refusal> {
+    let no = || {
+        Refusal(format!(
+            "chunks of time need every state to be affine and diagonal; {} is {}",
+            whole.recurrence.name, scan.class
+        ))
+    };
+    let summary = scan.summary().ok_or_else(no)?;
+    let carry = scan.carry().ok_or_else(no)?;
+    let rec = &whole.recurrence;
+    let dtype = options.compute_dtype();
+    let chunks = whole.extents[rec.time.0 as usize]
+        .clone()
+        .div_ceil(i64::from(chunk));
+    let count = rec.states.len();
+    let work = |number: usize| (Role::Workspace(number as u32), dtype);
+    let mut workspaces = Vec::new();
+    let length = |s: usize| {
+        let state = &rec.states[s];
+        let one = Ix::Const(if state.complex { 2 } else { 1 });
+        state.axes.iter().fold(chunks.clone() * one, |len, a| {
+            len * whole.extents[a.0 as usize].clone()
+        })
+    };
+    workspaces.extend((0..count).flat_map(|s| [(dtype, length(s)), (dtype, length(s))]));
+    workspaces.extend((0..count).map(|s| (dtype, length(s))));
+
+    let by_name = |other: &Recurrence| -> Result<Vec<Ix>, Refusal> {
+        let find = |name: &str| {
+            rec.axis_named(name)
+                .map(|a| whole.extents[a.0 as usize].clone())
+        };
+        let own = |(i, axis): (usize, &AxisDecl)| match find(&axis.name) {
+            _ if AxisId(i as u8) == other.time
+                && other.axis_name(other.time) != rec.axis_name(rec.time) =>
+            {
+                Ok(chunks.clone())
+            }
+            Some(ix) => Ok(ix),
+            None => Err(Refusal(format!(
+                "axis {} of the chunk carry has no extent",
+                axis.name
+            ))),
+        };
+        other.axes.iter().enumerate().map(own).collect()
+    };
+    let input_of = |other: &Recurrence| -> Result<Vec<(Role, Dtype)>, Refusal> {
+        let find = |name: &str| rec.input_named(name).map(|i| whole.inputs[i.0 as usize]);
+        let missing = |name: &str| {
+            Refusal(format!(
+                "input {name} of the chunk summary is not an input of the recurrence"
+            ))
+        };
+        other
+            .inputs
+            .iter()
+            .map(|i| find(&i.name).ok_or_else(|| missing(&i.name)))
+            .collect()
+    };
+    let summary_pass = Pass {
+        name: format!("{}_summary", rec.name),
+        // Its inner axes stay inner, so that what all of them share is computed once.
+        structure: Structure::within(&summary, &|name| {
+            whole
+                .structure
+                .parallel
+                .iter()
+                .any(|&a| rec.axis_name(a) == name)
+        }),
+        extents: by_name(&summary)?,
+        schedule: whole.schedule,
+        chunk: Some(chunk),
+        inputs: input_of(&summary)?,
+        initial: vec![None; summary.states.len()],
+        last: (0..summary.states.len()).map(|k| Some(work(k))).collect(),
+        outputs: vec![],
+        recurrence: summary,
+    };
+    let carry_structure = Structure::of(&carry);
+    let carry_pass = Pass {
+        name: format!("{}_carry", rec.name),
+        extents: by_name(&carry)?,
+        schedule: Schedule {
+            order: Order::Registers,
+            block: 1,
+            ..whole.schedule
+        },
+        chunk: None,
+        // Inputs are declared {h}_summary, {h}_decay for each state h in order.
+        inputs: (0..carry.inputs.len()).map(work).collect(),
+        initial: whole.initial.clone(),
+        last: whole.last.clone(),
+        outputs: (0..count).map(|s| work(2 * count + s)).collect(),
+        structure: carry_structure,
+        recurrence: carry,
+    };
+    let rescan = Pass {
+        name: format!("{}_rescan", rec.name),
+        chunk: Some(chunk),
+        initial: (0..count).map(|s| Some(work(2 * count + s))).collect(),
+        last: vec![None; count],
+        ..whole
+    };
+    Ok((vec![summary_pass, carry_pass, rescan], workspaces))
+}

@@ -1,0 +1,235 @@
+//! Where things lie: flat indices of tensors (row-major, in the order of their declared axes; complex elements as
+//! pairs) and of scratch memory.
+
+use selscan_dsl::{AxisId, AxisIndex, AxisSet, InputId, Part, StateId, When};
+
+use super::builder::{Builder, Slot, Stored};
+use crate::dtype::{Dtype, Ty};
+use crate::loop_ir::{Buf, BufferDecl, Ix, Reg, Rhs, Role, Stmt};
+
+impl Builder<'_> {
+    /// Where an axis stands.
+    pub fn position(&self, axis: AxisId) -> Ix {
+        self.at[axis.0 as usize].clone().unwrap_or(Ix::Const(0))
+    }
+
+    pub fn coordinate(&mut self, index: AxisIndex, moved: Option<&(AxisId, Ix)>) -> Ix {
+        let at = |b: &Self, axis: AxisId| match moved {
+            Some((a, ix)) if *a == axis => ix.clone(),
+            _ => b.position(axis),
+        };
+        match index {
+            AxisIndex::At(axis) => at(self, axis),
+            AxisIndex::Group { of, groups } => {
+                let size = self.extent(of) / self.extent(groups);
+                let lane = Some(of) == self.pass.structure.lane && self.lanes > 1;
+                // The plan has made sure that a block of lanes lies in one group.
+                let position = match (lane, self.first) {
+                    (true, Some(first)) => {
+                        Ix::Var(first)
+                            + Ix::Const(self.copy[of.0 as usize].max(0) * i64::from(self.lanes))
+                    }
+                    _ => at(self, of),
+                };
+                if let Ix::Const(_) = position.clone() / size.clone() {
+                    return position / size;
+                }
+                let frame = if lane {
+                    0
+                } else {
+                    self.frame_of(AxisSet::of(of))
+                };
+                let key = (of, groups, self.copy[of.0 as usize]);
+                if let Some(ix) = self.frames[frame].groups.get(&key) {
+                    return ix.clone();
+                }
+                let var = self
+                    .proc
+                    .var(self.pass.recurrence.axis_name(groups).to_lowercase());
+                self.frames[frame]
+                    .stmts
+                    .push(Stmt::Let(var, position / size));
+                self.frames[frame].groups.insert(key, Ix::Var(var));
+                Ix::Var(var)
+            }
+        }
+    }
+
+    fn flat(
+        &mut self,
+        dims: &[(AxisId, AxisIndex)],
+        complex: Option<Part>,
+        moved: Option<&(AxisId, Ix)>,
+        start: Ix,
+    ) -> Ix {
+        let mut ix = start;
+        for &(declared, index) in dims {
+            ix = ix * self.extent(declared) + self.coordinate(index, moved);
+        }
+        match complex {
+            Some(part) => ix * Ix::Const(2) + Ix::Const(i64::from(part == Part::Im)),
+            None => ix,
+        }
+    }
+
+    pub fn input_ix(
+        &mut self,
+        input: InputId,
+        index: &[AxisIndex],
+        part: Part,
+        moved: Option<(AxisId, Ix)>,
+    ) -> (Buf, Ix) {
+        let decl = &self.pass.recurrence.inputs[input.0 as usize];
+        let dims: Vec<_> = decl
+            .axes
+            .iter()
+            .copied()
+            .zip(index.iter().copied())
+            .collect();
+        let ix = self.flat(
+            &dims,
+            decl.complex.then_some(part),
+            moved.as_ref(),
+            Ix::Const(0),
+        );
+        (self.inputs[input.0 as usize].unwrap_or(Buf(0)), ix)
+    }
+
+    /// The flat index of a state's element, from the caller's tensor of it.
+    fn outer_state_ix(&mut self, slot: Slot) -> Ix {
+        let decl = self.pass.recurrence.state(slot.state);
+        let dims: Vec<_> = decl.axes.iter().map(|&a| (a, AxisIndex::At(a))).collect();
+        let start = self.chunk.clone().unwrap_or(Ix::Const(0));
+        self.flat(&dims, decl.complex.then_some(slot.part), None, start)
+    }
+
+    /// A state's value before the first step, at the present point, in the innermost loop.
+    pub fn load_initial(&mut self, slot: Slot) -> Reg {
+        let ix = self.outer_state_ix(slot);
+        let decl = self.pass.recurrence.state(slot.state);
+        match self.initial[slot.state.0 as usize] {
+            Some(buf) => self.set(self.ty, Rhs::Load(buf, ix)),
+            None => self.set(
+                self.ty,
+                Rhs::Const(if slot.part == Part::Im {
+                    0.0
+                } else {
+                    decl.init
+                }),
+            ),
+        }
+    }
+
+    /// Stores a state's value after the last step, if the caller wants it.
+    pub fn store_last(&mut self, slot: Slot, value: Reg) {
+        if let Some(buf) = self.last[slot.state.0 as usize] {
+            let ix = self.outer_state_ix(slot);
+            self.stmt(Stmt::Store(buf, ix, value));
+        }
+    }
+    /// Whether a state's last value is wanted.
+    pub fn wants_last(&self, state: StateId) -> bool {
+        self.last[state.0 as usize].is_some()
+    }
+
+    /// Stores one half of an output at the present point.
+    pub fn store_output(&mut self, output: usize, part: Part, value: Reg) {
+        let decl = &self.pass.recurrence.outputs[output];
+        let dims: Vec<_> = decl.axes.iter().map(|&a| (a, AxisIndex::At(a))).collect();
+        let ix = self.flat(&dims, decl.complex.then_some(part), None, Ix::Const(0));
+        let buf = self.outputs[output];
+        self.stmt(Stmt::Store(buf, ix, value));
+    }
+
+    /// New scratch memory for a value over `axes`.
+    pub fn scratch(
+        &mut self,
+        name: &str,
+        axes: &[AxisId],
+        laned: bool,
+        steps: Option<i64>,
+    ) -> Stored {
+        let width = if laned {
+            i64::from(self.lanes * self.vectors)
+        } else {
+            1
+        };
+        let points = axes.iter().map(|&a| self.known(a)).product::<i64>();
+        let len = Ix::Const(points * width * steps.unwrap_or(1));
+        let dtype = if self.ty == Ty::F64 {
+            Dtype::F64
+        } else {
+            Dtype::F32
+        };
+        let name = format!("{name}{}", self.names);
+        self.names += 1;
+        self.proc.buffers.push(BufferDecl {
+            name,
+            role: Role::Scratch,
+            dtype,
+            len,
+        });
+        let buf = Buf(self.proc.buffers.len() as u32 - 1);
+        Stored {
+            buf,
+            timed: steps.is_some(),
+            axes: axes.to_vec(),
+            laned,
+        }
+    }
+
+    /// Whether values over `axes` differ between the lanes of a block.
+    pub fn laned(&self, axes: AxisSet) -> bool {
+        self.first.is_some() && self.pass.structure.lane.is_some_and(|a| axes.contains(a))
+    }
+
+    /// The flat index of a stored value at the present point, some axes standing elsewhere.
+    pub fn stored_ix(&self, stored: &Stored, moved: &[(AxisId, Ix)]) -> Ix {
+        let mut ix = if stored.timed {
+            self.local.clone()
+        } else {
+            Ix::Const(0)
+        };
+        for &axis in &stored.axes {
+            let at = moved
+                .iter()
+                .find(|(a, _)| *a == axis)
+                .map_or_else(|| self.position(axis), |(_, ix)| ix.clone());
+            ix = ix * self.extent(axis) + at;
+        }
+        if stored.laned {
+            let vector = self
+                .pass
+                .structure
+                .lane
+                .map_or(0, |a| self.copy[a.0 as usize].max(0));
+            let lane = self.lane_var.map_or(Ix::Const(0), Ix::Var);
+            ix = ix * Ix::Const(i64::from(self.lanes * self.vectors))
+                + lane
+                + Ix::Const(vector * i64::from(self.lanes));
+        }
+        ix
+    }
+
+    pub fn state_ix(
+        &mut self,
+        slot: Slot,
+        when: When,
+        index: &[AxisIndex],
+        moved: Option<(AxisId, Ix)>,
+    ) -> (Buf, Ix) {
+        let declared = &self.pass.recurrence.state(slot.state).axes;
+        let stored = self
+            .state_bufs
+            .get(&(slot, when))
+            .or_else(|| self.state_bufs.get(&(slot, When::Prev)));
+        let Some(stored) = stored.cloned() else {
+            return (Buf(0), Ix::Const(0));
+        };
+        let mut places = Vec::new();
+        for (&own, &i) in declared.iter().zip(index) {
+            places.push((own, self.coordinate(i, moved.as_ref())));
+        }
+        (stored.buf, self.stored_ix(&stored, &places))
+    }
+}
