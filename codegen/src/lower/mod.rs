@@ -82,6 +82,7 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
             Dim::Blocks => "block".to_owned(),
         };
         let own = if k == 0 {
+            b.proc.vars[rest.0 as usize] = name;
             rest
         } else {
             let quotient = b.proc.var(format!("rest{k}"));
