@@ -1,1 +1,22 @@
-//! placeholder
+//! State-space recurrences in memory and time.
+//!
+//! In: a [`selscan_dsl::Recurrence`] and tensors. Out: a [`Kernel`] that was compiled for the [`Cpu`] at hand, its
+//! outputs and last states in the caller's memory, and the fastest schedule as the [`Tuner`] measured it.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod args;
+mod buffer;
+mod cache;
+mod call;
+pub mod device;
+mod error;
+mod spec;
+mod store;
+
+pub use args::Args;
+pub use buffer::{Element, Tensor, TensorMut, TensorRef};
+pub use device::{Cpu, CpuOptions, Feature};
+pub use error::Error;
+pub use selscan_codegen::{Dtype, Schedule, Target};
+pub use spec::Spec;
+pub use store::{FOLDER_VARIABLE, Key, Record, Store};

@@ -1,0 +1,233 @@
+//! Everything that can go wrong between a kernel's text and its results, each with what was wanted, what was
+//! found and what to do.
+
+use std::path::PathBuf;
+
+use selscan_codegen::Dtype;
+
+/// Why a kernel was not compiled or not run. Nothing was written unless [`Error::Panicked`] says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // each message names the fields
+pub enum Error {
+    /// A name that the kernel's text does not declare, or declares as something else.
+    #[error("kernel `{kernel}` has no {what} `{name}`; {}", suggestion(.nearest, .known))]
+    Unknown {
+        kernel: String,
+        what: &'static str,
+        name: String,
+        nearest: Option<String>,
+        known: Vec<String>,
+    },
+    /// An argument that was not passed.
+    #[error(
+        "kernel `{kernel}` needs its {what} `{name}: {ty}`; add `.{what}(\"{name}\", …)` to the arguments"
+    )]
+    Missing {
+        kernel: String,
+        what: &'static str,
+        name: String,
+        ty: String,
+    },
+    /// An argument that was passed more than once.
+    #[error("the {what} `{name}` was passed twice; pass it once")]
+    Twice { what: &'static str, name: String },
+    /// A flag passed as a tensor, or a tensor passed as a flag.
+    #[error("`{name}` of kernel `{kernel}` is a {is}; pass it with `.{method}`")]
+    Kind {
+        kernel: String,
+        name: String,
+        is: &'static str,
+        method: String,
+    },
+    /// A slice that is not as long as its shape.
+    #[error(
+        "the shape {shape:?} has {wanted} elements, but the slice has {found}; pass all of the tensor's elements, or \
+         the shape that the slice has (a complex tensor has a trailing dimension of 2)"
+    )]
+    Length {
+        shape: Vec<usize>,
+        wanted: usize,
+        found: usize,
+    },
+    /// A view that is not contiguous.
+    #[error(
+        "the view of shape {shape:?} has strides {strides:?}, but kernels take contiguous row-major tensors, strides \
+         {wanted:?}; copy it into contiguous memory first (`.contiguous()`, `.as_standard_layout()`), or declare the \
+         kernel's tensor with its axes in the order that they have in memory"
+    )]
+    Layout {
+        shape: Vec<usize>,
+        strides: Vec<usize>,
+        wanted: Vec<usize>,
+    },
+    /// A complex tensor without its pairs.
+    #[error(
+        "the {what} `{name}` is complex, so its shape ends in a dimension of 2 (re, im), but it is {found:?}; pass \
+         interleaved pairs with the shape [{axes}, 2]"
+    )]
+    Pairs {
+        what: &'static str,
+        name: String,
+        axes: String,
+        found: Vec<usize>,
+    },
+    /// A shape that does not fit the others.
+    #[error("kernel `{kernel}`: {source}")]
+    Shape {
+        kernel: String,
+        source: selscan_dsl::shape::ShapeError,
+    },
+    /// An output, last state or boundary tensor whose shape is not what the inputs make it.
+    #[error(
+        "the {what} `{name}` has the shape {found:?}, but its axes [{axes}] make it {wanted:?}; pass {wanted:?}"
+    )]
+    Extents {
+        what: &'static str,
+        name: String,
+        axes: String,
+        wanted: Vec<usize>,
+        found: Vec<usize>,
+    },
+    /// An element type that does not fit the others.
+    #[error("the {what} `{name}` is {found}, but {why} {wanted}; convert one of them")]
+    Dtype {
+        what: &'static str,
+        name: String,
+        wanted: Dtype,
+        found: Dtype,
+        why: String,
+    },
+    /// An output in memory that another argument has.
+    #[error(
+        "the {what} `{name}` lies in the memory of the {other_what} `{other}`; give it memory of its own (only a state \
+         may be updated in place: `state_in_place`)"
+    )]
+    Overlap {
+        what: &'static str,
+        name: String,
+        other_what: &'static str,
+        other: String,
+    },
+    /// A size that 64 bits do not hold.
+    #[error(
+        "{what} is larger than an address space; split the batch or the channels into several launches"
+    )]
+    TooLarge { what: String },
+    /// Memory that the system did not give.
+    #[error(
+        "this machine did not give {bytes} bytes of memory; split the batch or the channels into several launches"
+    )]
+    OutOfMemory { bytes: usize },
+    /// A schedule that does not fit the recurrence, its shape or the machine.
+    #[error(transparent)]
+    Refused(#[from] selscan_codegen::Refusal),
+    /// A bug of the compiler: loops that break their own grammar, or code that the JIT does not take.
+    #[error(
+        "the compiler made code for `{proc}` that is refused: {why}; this is a bug in selscan, please report it with the kernel's text"
+    )]
+    Jit { proc: String, why: String },
+    /// Device level only: a buffer of a program without memory that fits it.
+    #[error(
+        "buffer `{name}` of `{proc}` needs {wanted} elements; bind memory of that length and type to its role"
+    )]
+    Unbound {
+        proc: String,
+        name: String,
+        wanted: String,
+    },
+    /// A step of more steps than one.
+    #[error(
+        "a step of kernel `{kernel}` has an extent of 1 on the time axis {axis}, but `{name}` has {steps}; use `launch`"
+    )]
+    Steps {
+        kernel: String,
+        axis: String,
+        name: String,
+        steps: usize,
+    },
+    /// A machine for which no code can be made.
+    #[error("no code can be made for this machine: {0}; the f64 meaning (`eval`) still runs")]
+    Host(String),
+    /// Threads that the system did not give.
+    #[error("{wanted} threads could not be started: {why}; ask for fewer")]
+    Threads { wanted: usize, why: String },
+    /// A bug: the runtime panicked while a kernel ran. The outputs hold unspecified numbers.
+    #[error(
+        "running `{kernel}` panicked: {why}; its outputs are unspecified. This is a bug in selscan, please report it"
+    )]
+    Panicked { kernel: String, why: String },
+    /// The f64 meaning could not be taken.
+    #[error(transparent)]
+    Eval(#[from] selscan_dsl::eval::EvalError),
+    /// No schedule of a kernel gave right numbers.
+    #[error("no schedule of kernel `{kernel}` can be used: {why}")]
+    Untunable { kernel: String, why: String },
+    /// A file of the schedule store.
+    #[error("{}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// What a caller may have meant.
+fn suggestion(nearest: &Option<String>, known: &[String]) -> String {
+    let all = if known.is_empty() {
+        "it has none".to_owned()
+    } else {
+        format!("it has `{}`", known.join("`, `"))
+    };
+    match nearest {
+        Some(name) => format!("did you mean `{name}`? ({all})"),
+        None => all,
+    }
+}
+
+/// The known name that `name` most likely is: fewest edits, at most one in three letters.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let limit = name.chars().count().div_ceil(3);
+    known
+        .into_iter()
+        .map(|candidate| (edits(name, candidate), candidate))
+        .filter(|&(distance, _)| distance <= limit)
+        .min()
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// Levenshtein's distance.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, &y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_a_likely_one() {
+        let known = ["u", "delta", "delta_bias", "z"];
+        assert_eq!(nearest("detla", known).as_deref(), Some("delta"));
+        assert_eq!(nearest("delt", known).as_deref(), Some("delta"));
+        assert_eq!(nearest("delta_bais", known).as_deref(), Some("delta_bias"));
+        assert_eq!(nearest("v", known).as_deref(), Some("u"));
+        assert_eq!(nearest("weights", known), None);
+    }
+
+    #[test]
+    fn errors_cross_threads() {
+        fn check<T: Send + Sync + 'static>() {}
+        check::<Error>();
+    }
+}
