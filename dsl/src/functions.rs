@@ -1,0 +1,134 @@
+//! Functions written in the syntax itself, and the named constants.
+//!
+//! In: [`FUNCTIONS`], one row a function. Out: [`find`], whose body the checker puts in the place of a call,
+//! each parameter standing for the value of its argument.
+//!
+//! A continuous system h' = A h + B u becomes h = a_bar · h + b_bar · u over a step delta ([`FUNCTIONS`],
+//! `discretize::…`):
+//! * `mamba`: exact in A, Euler in B (Gu & Dao 2023, section 2);
+//! * `zoh`: u held over the step, b_bar = delta b φ₁(delta a) with φ₁(x) = (eˣ − 1)/x, exact at a → 0;
+//! * `bilinear`: Tustin's rule (Gu et al. 2021, eq. 3); `euler`: one explicit step; `dirac`: u an impulse;
+//! * `trapezoid`: Mamba-3's generalised trapezoid. It has three coefficients: of h, of the step before's b·u
+//!   and of this step's b·u: `h = a_bar * h + b_prev * delay(b, 1) * delay(u, 1) + b_bar * b * u`,
+//!   lambda = 1 being `mamba` and lambda = 1/2 the trapezoidal rule.
+
+use std::f64::consts;
+
+use crate::syntax::{Expr, ExprKind};
+
+/// Every function: how it is called, and what that means.
+#[rustfmt::skip]
+pub const FUNCTIONS: &[(&str, &str)] = &[
+    ("discretize::mamba(delta, a, b)",          "(exp(delta * a), delta * b)"),
+    ("discretize::zoh(delta, a, b)",            "(exp(delta * a), delta * b * phi1(delta * a))"),
+    ("discretize::bilinear(delta, a, b)",       "((1 + delta * a / 2) / (1 - delta * a / 2), delta * b / (1 - delta * a / 2))"),
+    ("discretize::euler(delta, a, b)",          "(1 + delta * a, delta * b)"),
+    ("discretize::dirac(delta, a, b)",          "(exp(delta * a), b)"),
+    ("discretize::trapezoid(delta, a, lambda)", "(exp(delta * a), (1 - lambda) * delta * exp(delta * a), lambda * delta)"),
+    ("silu(x)",                                 "x * sigmoid(x)"),
+    ("relu(x)",                                 "max(x, 0)"),
+    ("gelu(x)",                                 "0.5 * x * (1 + erf(x * FRAC_1_SQRT_2))"),
+    ("gelu_tanh(x)",                            "0.5 * x * (1 + tanh(FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * (x + 0.044715 * x * x * x)))"),
+    ("logsigmoid(x)",                           "-softplus(-x)"),
+    ("clamp(x, low, high)",                     "min(max(x, low), high)"),
+    ("square(x)",                               "x * x"),
+];
+
+/// The named constants, as in `std::f64::consts`.
+#[rustfmt::skip]
+pub const CONSTANTS: &[(&str, f64)] = &[
+    ("PI",             consts::PI),
+    ("TAU",            consts::TAU),
+    ("E",              consts::E),
+    ("LN_2",           consts::LN_2),
+    ("LN_10",          consts::LN_10),
+    ("LOG2_E",         consts::LOG2_E),
+    ("LOG10_E",        consts::LOG10_E),
+    ("SQRT_2",         consts::SQRT_2),
+    ("FRAC_1_SQRT_2",  consts::FRAC_1_SQRT_2),
+    ("FRAC_2_SQRT_PI", consts::FRAC_2_SQRT_PI),
+    ("INFINITY",       f64::INFINITY),
+    ("NAN",            f64::NAN),
+];
+
+/// The value of a named constant.
+#[must_use]
+pub fn constant(name: &str) -> Option<f64> {
+    CONSTANTS.iter().find(|(n, _)| *n == name).map(|(_, x)| *x)
+}
+
+/// A function of [`FUNCTIONS`].
+#[derive(Clone, Debug)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) params: Vec<String>,
+    pub(crate) body: Expr,
+}
+
+thread_local! {
+    // Syntax trees hold spans, which belong to a thread.
+    static PARSED: Vec<Function> = FUNCTIONS.iter().filter_map(parse).collect();
+}
+
+fn parse((head, body): &(&str, &str)) -> Option<Function> {
+    let ExprKind::Call { function, args, .. } = Expr::parse(head).ok()?.kind else {
+        return None;
+    };
+    let params = args.into_iter().filter_map(|arg| match arg.kind {
+        ExprKind::Name(name) => Some(name),
+        _ => None,
+    });
+    Some(Function {
+        name: function.text,
+        params: params.collect(),
+        body: Expr::parse(body).ok()?,
+    })
+}
+
+/// The function of that name.
+pub(crate) fn find(name: &str) -> Option<Function> {
+    PARSED.with(|all| all.iter().find(|f| f.name == name).cloned())
+}
+
+/// The names of all functions.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    FUNCTIONS
+        .iter()
+        .filter_map(|(head, _)| head.split('(').next())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn every_row_parses_and_reads_its_parameters_only() {
+        fn names(x: &Expr, out: &mut Vec<String>) {
+            match &x.kind {
+                ExprKind::Name(name) => out.push(name.clone()),
+                ExprKind::Neg(x) => names(x, out),
+                ExprKind::Binary(_, x, y) => {
+                    names(x, out);
+                    names(y, out);
+                }
+                ExprKind::Call { args, .. } | ExprKind::Tuple(args) => {
+                    args.iter().for_each(|x| names(x, out));
+                }
+                ExprKind::Number(_) | ExprKind::Error => {}
+            }
+        }
+        for row in FUNCTIONS {
+            let function = parse(row).unwrap_or_else(|| panic!("{row:?}"));
+            assert!(!function.params.is_empty(), "{row:?}");
+            let mut read = Vec::new();
+            names(&function.body, &mut read);
+            for name in read {
+                assert!(
+                    function.params.contains(&name) || constant(&name).is_some(),
+                    "{name} in {row:?}"
+                );
+            }
+        }
+    }
+}
