@@ -179,6 +179,8 @@ impl Analysis<Term> for Facts {
             };
             let folded = egraph.add(Term::new(label, &[]));
             egraph.union(id, folded);
+            // Other terms of a known number can only start cycles (0 = 0 / x = (0 / x) / y = …).
+            egraph[id].nodes.retain(Language::is_leaf);
         }
     }
 }

@@ -20,9 +20,9 @@ const ROUNDS: usize = 3;
 /// Iterations of all rules in a round.
 const ITERATIONS: usize = 8;
 /// E-nodes after which no rule is applied any more.
-const MAX_TERMS: usize = 4000;
+const MAX_TERMS: usize = 1000;
 /// Matches of one rule that are applied in one iteration.
-const MAX_MATCHES: usize = 400;
+const MAX_MATCHES: usize = 200;
 
 /// The cheapest equal recurrence that the rules find; a recurrence with complex nodes is split first.
 #[must_use]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use selscan_dsl::*;
 
 /// Builds recurrences without the parser.
@@ -153,4 +155,26 @@ fn mambas_scan_is_fused() {
     );
     assert_eq!(scan.class, Class::SelectiveDiagonal);
     assert!(scan.states[0].affine.is_ok());
+}
+
+/// Random recurrences, real and complex, keep their meaning through splitting and through simplification.
+#[test]
+fn simplification_keeps_the_meaning() {
+    let mut finite = 0;
+    for seed in 0..2000 {
+        let mut random = common::Random(seed);
+        let r = common::recurrence(&mut random, false);
+        let inputs = common::inputs(&r, &mut random);
+        let split = r.split_complex();
+        let simple = simplify(&split);
+        assert!(complex::is_real(&simple));
+        let fail = |e: String| panic!("seed {seed}: {e}");
+        common::same_meaning(&r, &split, &inputs).unwrap_or_else(fail);
+        finite += common::same_meaning(&split, &simple, &inputs).unwrap_or_else(fail);
+        let fail = |e: String| panic!("seed {seed}, again: {e}");
+        common::same_meaning(&split, &simplify(&simple), &inputs).unwrap_or_else(fail);
+        assert!(egraph::cost(&simple) <= egraph::cost(&split), "seed {seed}");
+        assert_eq!(simplify(&split), simple, "seed {seed}: deterministic");
+    }
+    assert!(finite > 5000, "{finite} numbers compared");
 }

@@ -31,7 +31,9 @@ impl Source {
         if let Some((im, at)) = &self.im {
             let (im, at) = (&values[im.0 as usize], at.at(point));
             x.im = im.re[at];
-            m = m.max(im.bound(at));
+            let other = im.bound(at);
+            // An unknown bound stays unknown, which f64::max would forget.
+            m = if other.is_nan() { other } else { m.max(other) };
         }
         out.put(to, x, m);
     }
