@@ -31,7 +31,11 @@ impl Random {
     }
     /// Numbers as they occur: moderate, small, large, whole, zero.
     fn number(&mut self) -> f64 {
-        let sign = if self.next().is_multiple_of(2) { 1.0 } else { -1.0 };
+        let sign = if self.next().is_multiple_of(2) {
+            1.0
+        } else {
+            -1.0
+        };
         sign * match self.next() % 8 {
             0 => 0.0,
             1 => (self.next() % 4) as f64,
