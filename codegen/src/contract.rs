@@ -35,6 +35,7 @@ fn count(body: &[Stmt], counts: &mut [(u32, u32)]) {
                 counts[reg.0 as usize].0 += 1;
             }
             Stmt::Store(_, _, reg) | Stmt::StoreBits(_, _, reg) => counts[reg.0 as usize].1 += 1,
+            Stmt::Let(..) => {}
         }
     }
 }
@@ -43,14 +44,38 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, counts: &[(u32, u32)]) -> Vec<Stmt> {
     let mut out: Vec<Stmt> = Vec::with_capacity(body.len());
     for stmt in body {
         match stmt {
-            Stmt::For { var, kind, lo, hi, step, body } => {
+            Stmt::For {
+                var,
+                kind,
+                lo,
+                hi,
+                step,
+                body,
+            } => {
                 let body = block(proc, body, counts);
-                out.push(Stmt::For { var, kind, lo, hi, step, body });
+                out.push(Stmt::For {
+                    var,
+                    kind,
+                    lo,
+                    hi,
+                    step,
+                    body,
+                });
             }
-            Stmt::If { lhs, rhs, then, els } => {
+            Stmt::If {
+                lhs,
+                rhs,
+                then,
+                els,
+            } => {
                 let then = block(proc, then, counts);
                 let els = block(proc, els, counts);
-                out.push(Stmt::If { lhs, rhs, then, els });
+                out.push(Stmt::If {
+                    lhs,
+                    rhs,
+                    then,
+                    els,
+                });
             }
             Stmt::Set(reg, Rhs::Op(LoopOp::Math(op @ (Op::Add | Op::Sub)), args)) => {
                 sum(proc, &mut out, reg, op, args, counts);
@@ -107,7 +132,7 @@ fn product(out: &[Stmt], reg: Reg, counts: &[(u32, u32)]) -> Option<(usize, (Reg
                 return moves.then_some((at, (args[0], args[1])));
             }
             Stmt::Set(r, _) => assigned.push(*r),
-            Stmt::Store(..) | Stmt::StoreBits(..) => {}
+            Stmt::Store(..) | Stmt::StoreBits(..) | Stmt::Let(..) => {}
             Stmt::For { .. } | Stmt::If { .. } => return None,
         }
     }

@@ -57,7 +57,7 @@ impl Lanes {
                     self.spread(var, then);
                     self.spread(var, els);
                 }
-                Stmt::Store(..) | Stmt::StoreBits(..) => {}
+                Stmt::Let(..) | Stmt::Store(..) | Stmt::StoreBits(..) => {}
             }
         }
     }
@@ -80,6 +80,7 @@ fn exposed(body: &[Stmt], set: &mut BTreeSet<Reg>, reads: &mut BTreeSet<Reg>) {
             }
             Stmt::Store(_, _, reg) | Stmt::StoreBits(_, _, reg) => read(reg, set, reads),
             Stmt::For { body, .. } => exposed(body, &mut set.clone(), reads),
+            Stmt::Let(..) => {}
             Stmt::If { then, els, .. } => {
                 let mut other = set.clone();
                 exposed(then, set, reads);

@@ -45,9 +45,7 @@ impl Polynomial {
             Ix::Const(k) => Some(Polynomial::term(Vec::new(), *k)),
             Ix::Var(v) => Some(Polynomial::term(vec![Atom::Var(*v)], 1)),
             Ix::Extent(a) => Some(Polynomial::term(vec![Atom::Extent(*a)], 1)),
-            Ix::Div(..) | Ix::Min(..) => {
-                Some(Polynomial::term(vec![Atom::Other(ix.clone())], 1))
-            }
+            Ix::Div(..) | Ix::Min(..) => Some(Polynomial::term(vec![Atom::Other(ix.clone())], 1)),
             Ix::Add(a, b) => Polynomial::of(a)?.plus(&Polynomial::of(b)?, 1),
             Ix::Sub(a, b) => Polynomial::of(a)?.plus(&Polynomial::of(b)?, -1),
             Ix::Mul(a, b) => Polynomial::of(a)?.times(&Polynomial::of(b)?),
@@ -184,13 +182,18 @@ mod tests {
         assert_eq!(of(&ix).stride(Var(9)).unwrap().constant(), Some(0));
         assert_eq!(of(&(v(0) * v(0))).stride(Var(0)), None);
         assert_eq!(of(&(v(0) / Ix::Const(2))).stride(Var(0)), None);
-        let moved = of(&ix).substitute(Var(2), &of(&(v(3) + Ix::Const(1)))).unwrap();
+        let moved = of(&ix)
+            .substitute(Var(2), &of(&(v(3) + Ix::Const(1))))
+            .unwrap();
         let by_hand = (v(0) * e(0) + v(1)) * e(1) + v(3) * Ix::Const(4) + Ix::Const(11);
         assert_eq!(moved, of(&by_hand));
     }
 
     #[test]
     fn overflow_is_seen() {
-        assert_eq!(Polynomial::of(&(Ix::Mul(Box::new(Ix::Const(i64::MAX)), Box::new(Ix::Const(2))))), None);
+        assert_eq!(
+            Polynomial::of(&(Ix::Mul(Box::new(Ix::Const(i64::MAX)), Box::new(Ix::Const(2))))),
+            None
+        );
     }
 }

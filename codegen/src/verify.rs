@@ -70,11 +70,11 @@ pub enum Fault {
         /// Its increment.
         step: i64,
     },
-    /// A loop variable used outside its loop.
-    #[error("loop variable {0} is used outside its loop")]
+    /// A loop or index variable used outside the statements it is defined for.
+    #[error("{0} is used where it is not defined")]
     Scope(String),
-    /// A loop variable that is already in use by an outer loop.
-    #[error("loop variable {0} is already that of an outer loop")]
+    /// A variable defined again where it is defined.
+    #[error("{0} is defined a second time")]
     Shadow(String),
     /// A divisor that is a constant below 1.
     #[error("{0} divides by a number below 1")]
@@ -178,7 +178,16 @@ impl Verifier<'_> {
             self.known(&buffer.len, &format!("the length of {}", buffer.name))?;
         }
         self.known(&self.proc.items, "the number of items")?;
-        let [Stmt::For { var, kind: LoopKind::Core, lo, hi, step, body }] = &self.proc.body[..]
+        let [
+            Stmt::For {
+                var,
+                kind: LoopKind::Core,
+                lo,
+                hi,
+                step,
+                body,
+            },
+        ] = &self.proc.body[..]
         else {
             return Err(Fault::NotOneCore);
         };
@@ -202,12 +211,19 @@ impl Verifier<'_> {
     }
 
     fn name(&self, var: Var) -> String {
-        self.proc.vars.get(var.0 as usize).cloned().unwrap_or_default()
+        self.proc
+            .vars
+            .get(var.0 as usize)
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn enter(&mut self, var: Var) -> Result<(), Fault> {
         if var.0 as usize >= self.proc.vars.len() {
-            return Err(Fault::Undeclared { what: "variable", index: var.0 });
+            return Err(Fault::Undeclared {
+                what: "variable",
+                index: var.0,
+            });
         }
         if self.scope.contains(&var) {
             return Err(Fault::Shadow(self.name(var)));
@@ -219,9 +235,10 @@ impl Verifier<'_> {
     fn ix(&self, ix: &Ix) -> Result<(), Fault> {
         match ix {
             Ix::Const(_) => Ok(()),
-            Ix::Var(v) if v.0 as usize >= self.proc.vars.len() => {
-                Err(Fault::Undeclared { what: "variable", index: v.0 })
-            }
+            Ix::Var(v) if v.0 as usize >= self.proc.vars.len() => Err(Fault::Undeclared {
+                what: "variable",
+                index: v.0,
+            }),
             Ix::Var(v) if !self.scope.contains(v) => Err(Fault::Scope(self.name(*v))),
             Ix::Var(_) => Ok(()),
             Ix::Extent(a) => match self.proc.extents.get(a.0 as usize) {
@@ -242,24 +259,38 @@ impl Verifier<'_> {
     fn uniform(&self, ix: &Ix, what: &'static str) -> Result<(), Fault> {
         self.ix(ix)?;
         match &self.lane {
-            Some((var, _)) if ix.mentions(*var) => {
-                Err(Fault::LaneDependent { what, var: self.name(*var) })
-            }
+            Some((var, _)) if ix.mentions(*var) => Err(Fault::LaneDependent {
+                what,
+                var: self.name(*var),
+            }),
             _ => Ok(()),
         }
     }
 
     fn stmts(&mut self, stmts: &[Stmt]) -> Result<(), Fault> {
-        stmts.iter().try_for_each(|s| self.stmt(s))
+        let scope = self.scope.len();
+        stmts.iter().try_for_each(|s| self.stmt(s))?;
+        self.scope.truncate(scope);
+        Ok(())
     }
 
     fn stmt(&mut self, stmt: &Stmt) -> Result<(), Fault> {
         match stmt {
-            Stmt::For { var, kind, lo, hi, step, body } => {
+            Stmt::For {
+                var,
+                kind,
+                lo,
+                hi,
+                step,
+                body,
+            } => {
                 self.uniform(lo, "a loop's bounds")?;
                 self.uniform(hi, "a loop's bounds")?;
                 if *step <= 0 {
-                    return Err(Fault::Step { var: self.name(*var), step: *step });
+                    return Err(Fault::Step {
+                        var: self.name(*var),
+                        step: *step,
+                    });
                 }
                 self.enter(*var)?;
                 match kind {
@@ -279,6 +310,10 @@ impl Verifier<'_> {
                 self.scope.pop();
                 Ok(())
             }
+            Stmt::Let(var, ix) => {
+                self.uniform(ix, "an index variable")?;
+                self.enter(*var)
+            }
             Stmt::Set(reg, rhs) => {
                 self.rhs(*reg, rhs)?;
                 self.set.insert(*reg);
@@ -293,11 +328,19 @@ impl Verifier<'_> {
             Stmt::StoreBits(buf, ix, reg) => {
                 self.store(*buf, ix, *reg)?;
                 self.half(*buf)?;
-                self.wants(*reg, |t| t == Ty::I32, "i32", || {
-                    format!("store of bits to {}", self.proc.buffer(*buf).name)
-                })
+                self.wants(
+                    *reg,
+                    |t| t == Ty::I32,
+                    "i32",
+                    || format!("store of bits to {}", self.proc.buffer(*buf).name),
+                )
             }
-            Stmt::If { lhs, rhs, then, els } => {
+            Stmt::If {
+                lhs,
+                rhs,
+                then,
+                els,
+            } => {
                 self.uniform(lhs, "a condition")?;
                 self.uniform(rhs, "a condition")?;
                 let before = self.set.clone();
@@ -346,7 +389,10 @@ impl Verifier<'_> {
     fn buffer(&self, buf: Buf) -> Result<(), Fault> {
         match self.proc.buffers.get(buf.0 as usize) {
             Some(_) => Ok(()),
-            None => Err(Fault::Undeclared { what: "buffer", index: buf.0 }),
+            None => Err(Fault::Undeclared {
+                what: "buffer",
+                index: buf.0,
+            }),
         }
     }
 
@@ -361,7 +407,10 @@ impl Verifier<'_> {
         match &self.lane {
             Some((var, lanes)) if !ix.mentions(*var) && lanes.varying.contains(&reg) => {
                 let what = "a value stored to one element by all lanes";
-                Err(Fault::LaneDependent { what, var: self.name(*var) })
+                Err(Fault::LaneDependent {
+                    what,
+                    var: self.name(*var),
+                })
             }
             _ => Ok(()),
         }
@@ -371,7 +420,10 @@ impl Verifier<'_> {
         let decl = self.proc.buffer(buf);
         match decl.dtype {
             Dtype::Bf16 | Dtype::F16 => Ok(()),
-            dtype => Err(Fault::NotHalf { buffer: decl.name.clone(), dtype }),
+            dtype => Err(Fault::NotHalf {
+                buffer: decl.name.clone(),
+                dtype,
+            }),
         }
     }
 
@@ -380,12 +432,19 @@ impl Verifier<'_> {
             .regs
             .get(reg.0 as usize)
             .copied()
-            .ok_or(Fault::Undeclared { what: "register", index: reg.0 })
+            .ok_or(Fault::Undeclared {
+                what: "register",
+                index: reg.0,
+            })
     }
 
     fn read(&self, reg: Reg) -> Result<Ty, Fault> {
         let ty = self.declared(reg)?;
-        if self.set.contains(&reg) { Ok(ty) } else { Err(Fault::Undefined(reg.0)) }
+        if self.set.contains(&reg) {
+            Ok(ty)
+        } else {
+            Err(Fault::Undefined(reg.0))
+        }
     }
 
     fn wants(
@@ -399,16 +458,19 @@ impl Verifier<'_> {
         if fits(found) {
             return Ok(());
         }
-        Err(Fault::Type { what: what(), reg: reg.0, found: found.name(), wanted })
+        Err(Fault::Type {
+            what: what(),
+            reg: reg.0,
+            found: found.name(),
+            wanted,
+        })
     }
 
     fn rhs(&self, reg: Reg, rhs: &Rhs) -> Result<(), Fault> {
         let ty = self.declared(reg)?;
         match rhs {
             Rhs::Const(_) => self.wants(reg, |t| t != Ty::Bool, "a number", || "constant".into()),
-            Rhs::Bits(_) => {
-                self.wants(reg, is_int, "i32 or i64", || "constant bits".into())
-            }
+            Rhs::Bits(_) => self.wants(reg, is_int, "i32 or i64", || "constant bits".into()),
             Rhs::Index(ix) => {
                 self.ix(ix)?;
                 self.wants(reg, |t| t != Ty::Bool, "a number", || "index".into())
@@ -424,9 +486,12 @@ impl Verifier<'_> {
                 self.buffer(*buf)?;
                 self.ix(ix)?;
                 self.half(*buf)?;
-                self.wants(reg, |t| t == Ty::I32, "i32", || {
-                    format!("load of bits from {}", self.proc.buffer(*buf).name)
-                })
+                self.wants(
+                    reg,
+                    |t| t == Ty::I32,
+                    "i32",
+                    || format!("load of bits from {}", self.proc.buffer(*buf).name),
+                )
             }
             Rhs::Op(op, args) => {
                 if args.len() != op.arity() {
@@ -436,7 +501,10 @@ impl Verifier<'_> {
                         found: args.len(),
                     });
                 }
-                let types: Vec<Ty> = args.iter().map(|a| self.read(*a)).collect::<Result<_, _>>()?;
+                let types: Vec<Ty> = args
+                    .iter()
+                    .map(|a| self.read(*a))
+                    .collect::<Result<_, _>>()?;
                 self.op(*op, (reg, ty), args, &types)
             }
         }
@@ -446,15 +514,38 @@ impl Verifier<'_> {
     fn op(&self, op: LoopOp, to: (Reg, Ty), args: &[Reg], types: &[Ty]) -> Result<(), Fault> {
         let wrong = |reg: Reg, wanted| {
             let found = self.proc.ty(reg).name();
-            Err(Fault::Type { what: op.name(), reg: reg.0, found, wanted })
+            Err(Fault::Type {
+                what: op.name(),
+                reg: reg.0,
+                found,
+                wanted,
+            })
         };
         let all = |wanted: Ty| match args.iter().zip(types).find(|(_, t)| **t != wanted) {
             Some((reg, _)) => wrong(*reg, wanted.name()),
             None => Ok(()),
         };
-        let result = |wanted: Ty| if to.1 == wanted { Ok(()) } else { wrong(to.0, wanted.name()) };
-        let first_float = || if types[0].is_float() { Ok(()) } else { wrong(args[0], "f32 or f64") };
-        let first_int = || if is_int(types[0]) { Ok(()) } else { wrong(args[0], "i32 or i64") };
+        let result = |wanted: Ty| {
+            if to.1 == wanted {
+                Ok(())
+            } else {
+                wrong(to.0, wanted.name())
+            }
+        };
+        let first_float = || {
+            if types[0].is_float() {
+                Ok(())
+            } else {
+                wrong(args[0], "f32 or f64")
+            }
+        };
+        let first_int = || {
+            if is_int(types[0]) {
+                Ok(())
+            } else {
+                wrong(args[0], "i32 or i64")
+            }
+        };
         match op {
             LoopOp::Math(m @ (Op::Re | Op::Im | Op::Conj | Op::Complex)) => {
                 Err(Fault::ComplexOp(m.name()))
@@ -505,7 +596,10 @@ impl Verifier<'_> {
                 first_int()?;
                 let bits = if types[0] == Ty::I64 { 64 } else { 32 };
                 if k >= bits {
-                    return Err(Fault::Shift { op: op.name(), bits });
+                    return Err(Fault::Shift {
+                        op: op.name(),
+                        bits,
+                    });
                 }
                 result(types[0])
             }

@@ -24,7 +24,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use super::{EmitError, SCRATCH_ALIGN};
 use crate::contract::contract;
 use crate::legalize::{Supports, legalize};
-use crate::loop_ir::{LoopOp, Proc, Role};
+use crate::loop_ir::{LoopOp, Proc, Role, Var};
 use crate::verify::verify;
 use address::Induction;
 use selscan_dsl::Op;
@@ -115,6 +115,8 @@ struct Emitter<'a> {
     params: Vec<Value>,
     /// The current value of each loop variable that is in scope.
     vars: Vec<Option<Value>>,
+    /// The loop variables that each variable depends on: itself, or those of its definition.
+    roots: Vec<Vec<Var>>,
     /// Loops around the current statement, outermost first, with what they step addresses by.
     loops: Vec<Induction>,
     /// The CLIF variables of registers.
@@ -131,6 +133,7 @@ impl<'a> Emitter<'a> {
             bases: Vec::new(),
             params: Vec::new(),
             vars: vec![None; proc.vars.len()],
+            roots: (0..proc.vars.len() as u32).map(|v| vec![Var(v)]).collect(),
             loops: Vec::new(),
             registers: Registers::of(proc),
             lane: None,
@@ -175,3 +178,7 @@ const FIXED: MemFlagsData = MemFlagsData::new()
     .with_notrap()
     .with_readonly()
     .with_can_move();
+
+#[cfg(test)]
+#[path = "cranelift/tests.rs"]
+mod tests;

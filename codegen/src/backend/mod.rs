@@ -41,7 +41,9 @@ pub const SCRATCH_ALIGN: usize = 64;
 #[must_use]
 pub fn scratch_bytes(proc: &Proc, extents: &[i64]) -> Option<usize> {
     let known = |len: &crate::loop_ir::Ix| {
-        len.extents().into_iter().all(|a| (a.0 as usize) < extents.len())
+        len.extents()
+            .into_iter()
+            .all(|a| (a.0 as usize) < extents.len())
     };
     let mut total = 0usize;
     for buffer in proc.buffers.iter().filter(|b| b.role == Role::Scratch) {
@@ -49,7 +51,9 @@ pub fn scratch_bytes(proc: &Proc, extents: &[i64]) -> Option<usize> {
             return None;
         }
         let len = buffer.len.eval(&|_| 0, &|a| extents[a.0 as usize])?;
-        let bytes = usize::try_from(len).ok()?.checked_mul(buffer.dtype.bytes())?;
+        let bytes = usize::try_from(len)
+            .ok()?
+            .checked_mul(buffer.dtype.bytes())?;
         total = total.checked_add(bytes.checked_next_multiple_of(SCRATCH_ALIGN)?)?;
     }
     Some(total)

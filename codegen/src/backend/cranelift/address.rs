@@ -17,6 +17,8 @@ pub(super) struct Induction {
     pub var: Var,
     /// Strides in bytes, and stride·var.
     pub stepped: Vec<(Polynomial, Variable)>,
+    /// Index variables set in its body, outside of inner loops.
+    pub lets: Vec<Var>,
     /// Whether an if lies between this loop and the next inner one, or the current statement.
     pub guarded: bool,
 }
@@ -55,6 +57,29 @@ impl Emitter<'_> {
                 self.b.ins().select(less, a, b)
             }
         }
+    }
+
+    /// Sets an index variable.
+    pub(super) fn define(&mut self, var: Var, ix: &Ix) {
+        let value = self.ix(ix);
+        self.vars[var.0 as usize] = Some(value);
+        self.roots[var.0 as usize] = self.roots_of(ix);
+        if let Some(inner) = self.loops.last_mut() {
+            inner.lets.push(var);
+        }
+    }
+
+    /// The loop variables that an expression depends on.
+    pub(super) fn roots_of(&self, ix: &Ix) -> Vec<Var> {
+        let vars = (0..self.vars.len() as u32).map(Var);
+        vars.filter(|v| ix.mentions(*v))
+            .flat_map(|v| self.roots[v.0 as usize].clone())
+            .collect()
+    }
+
+    /// Whether an expression depends on a loop variable, by itself or through index variables.
+    pub(super) fn depends(&self, ix: &Ix, on: Var) -> bool {
+        self.roots_of(ix).contains(&on)
     }
 
     /// A loop variable's value; a lane variable's is that of the first lane unless it was set otherwise.
@@ -97,19 +122,26 @@ impl Emitter<'_> {
             Err(_) => groups.push(self.b.ins().iconst(types::I64, constant)),
         }
         for i in (0..self.loops.len()).rev() {
+            // What changes with this loop: its variable, and the index variables set inside it.
             let var = self.loops[i].var;
+            let lets = self.loops[i].lets.clone();
             let (of_loop, others) = rest.partition(|atoms| atoms.iter().any(|a| a.mentions(var)));
+            let (of_lets, others) =
+                others.partition(|atoms| atoms.iter().any(|a| lets.iter().any(|v| a.mentions(*v))));
             rest = others;
-            if of_loop.constant() == Some(0) {
-                continue;
+            if of_loop.constant() != Some(0) {
+                let stride = of_loop.stride(var);
+                let mut stepped = self.loops[i].stepped.iter();
+                let value = match stepped.find(|(s, _)| Some(s) == stride.as_ref()) {
+                    Some(&(_, variable)) => self.b.use_var(variable),
+                    None => self.polynomial(&of_loop),
+                };
+                groups.push(value);
             }
-            let stride = of_loop.stride(var);
-            let stepped = self.loops[i].stepped.iter().find(|(s, _)| Some(s) == stride.as_ref());
-            let value = match stepped {
-                Some(&(_, variable)) => self.b.use_var(variable),
-                None => self.polynomial(&of_loop),
-            };
-            groups.push(value);
+            if of_lets.constant() != Some(0) {
+                let value = self.polynomial(&of_lets);
+                groups.push(value);
+            }
         }
         let mut pointer = base;
         if rest.constant() != Some(0) {
@@ -185,7 +217,13 @@ impl Emitter<'_> {
     ) {
         for stmt in body {
             let access = match stmt {
-                Stmt::For { var: v, kind, lo, body, .. } => {
+                Stmt::For {
+                    var: v,
+                    kind,
+                    lo,
+                    body,
+                    ..
+                } => {
                     let is_lane = matches!(kind, crate::loop_ir::LoopKind::Lane(_));
                     if is_lane {
                         lanes.push((*v, lo.clone()));
@@ -203,7 +241,7 @@ impl Emitter<'_> {
                 }
                 Stmt::Set(_, Rhs::Load(buf, ix) | Rhs::LoadBits(buf, ix)) => (buf, ix),
                 Stmt::Store(buf, ix, _) | Stmt::StoreBits(buf, ix, _) => (buf, ix),
-                Stmt::Set(..) => continue,
+                Stmt::Let(..) | Stmt::Set(..) => continue,
             };
             let bytes = self.proc.buffer(*access.0).dtype.bytes() as i64;
             let Some(mut sum) = self.byte_offset(access.1, bytes) else {
@@ -216,11 +254,21 @@ impl Emitter<'_> {
             }
             if let Some(stride) = sum.stride(var)
                 && !matches!(stride.constant(), Some(0 | 1 | 2 | 4 | 8))
+                && self.is_known(&stride)
                 && !found.contains(&stride)
             {
                 found.push(stride);
             }
         }
+    }
+
+    /// Whether every variable in it has a value here.
+    fn is_known(&self, sum: &Polynomial) -> bool {
+        let unknown = |atom: &Atom| {
+            let mut vars = self.vars.iter().enumerate();
+            vars.any(|(v, value)| value.is_none() && atom.mentions(Var(v as u32)))
+        };
+        !sum.terms().any(|(atoms, _)| atoms.iter().any(unknown))
     }
 
     /// stride·at.

@@ -175,7 +175,9 @@ impl Emitter<'_> {
     /// sure that the element exists. An index that mentions the variable of the loop around the if stays inside.
     fn read_flags(&self, buf: Buf, ix: &Ix) -> MemFlagsData {
         let input = matches!(self.proc.buffer(buf).role, Role::Input(_));
-        let stays = self.loops.iter().all(|l| !l.guarded || ix.mentions(l.var));
+        let stays = (0..self.loops.len()).all(|i| {
+            !self.loops[i].guarded || self.loops[i..].iter().any(|l| self.depends(ix, l.var))
+        });
         match (input, stays) {
             (true, true) => FIXED,
             (true, false) => WRITE.with_readonly(),

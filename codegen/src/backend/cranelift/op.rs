@@ -172,7 +172,8 @@ impl Emitter<'_> {
                     match from.get(2 * i + 1) {
                         Some(&next) => {
                             let high = self.b.ins().fvdemote(next);
-                            let (low, high) = (self.cast(low, types::F64X2), self.cast(high, types::F64X2));
+                            let (low, high) =
+                                (self.cast(low, types::F64X2), self.cast(high, types::F64X2));
                             let upper = self.b.ins().extractlane(high, 0);
                             let both = self.b.ins().insertlane(low, upper, 1);
                             self.cast(both, types::F32X4)

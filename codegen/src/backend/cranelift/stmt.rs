@@ -14,29 +14,63 @@ use crate::loop_ir::{Ix, LoopKind, Reg, Rhs, Stmt, Var};
 
 impl Emitter<'_> {
     pub(super) fn stmts(&mut self, stmts: &[Stmt]) -> Result<(), EmitError> {
-        stmts.iter().try_for_each(|s| self.stmt(s))
+        stmts.iter().try_for_each(|s| self.stmt(s))?;
+        for stmt in stmts {
+            if let Stmt::Let(var, _) = stmt {
+                self.vars[var.0 as usize] = None;
+            }
+        }
+        Ok(())
     }
 
     fn stmt(&mut self, stmt: &Stmt) -> Result<(), EmitError> {
         match stmt {
-            Stmt::For { var, kind: LoopKind::Core, body, .. } => {
+            Stmt::For {
+                var,
+                kind: LoopKind::Core,
+                body,
+                ..
+            } => {
                 let (first, end) = (self.params[2], self.params[3]);
                 self.counted(*var, first, end, 1, false, body)
             }
-            Stmt::For { var, kind: LoopKind::Serial, lo, hi, step, body } => {
+            Stmt::For {
+                var,
+                kind: LoopKind::Serial,
+                lo,
+                hi,
+                step,
+                body,
+            } => {
                 let runs = matches!((lo, hi), (Ix::Const(a), Ix::Const(b)) if a < b);
                 let (lo, hi) = (self.ix(lo), self.ix(hi));
                 self.counted(*var, lo, hi, *step, runs, body)
             }
-            Stmt::For { var, kind: LoopKind::Lane(width), lo, body, .. } => {
+            Stmt::For {
+                var,
+                kind: LoopKind::Lane(width),
+                lo,
+                body,
+                ..
+            } => {
                 self.check_width(*width)?;
                 let lanes = Lanes::of(*var, body);
-                let lane = Lane { var: *var, width: *width, lo: lo.clone(), lanes };
+                let lane = Lane {
+                    var: *var,
+                    width: *width,
+                    lo: lo.clone(),
+                    lanes,
+                };
                 self.enter_lanes(&lane);
+                self.roots[var.0 as usize] = self.roots_of(lo);
                 self.lane = Some(lane);
                 let result = self.stmts(body);
                 self.lane = None;
                 result
+            }
+            Stmt::Let(var, ix) => {
+                self.define(*var, ix);
+                Ok(())
             }
             Stmt::Set(reg, rhs) => {
                 let val = self.rhs(*reg, rhs)?;
@@ -44,7 +78,12 @@ impl Emitter<'_> {
                 Ok(())
             }
             Stmt::Store(buf, ix, reg) | Stmt::StoreBits(buf, ix, reg) => self.store(*buf, ix, *reg),
-            Stmt::If { lhs, rhs, then, els } => self.choice(lhs, rhs, then, els),
+            Stmt::If {
+                lhs,
+                rhs,
+                then,
+                els,
+            } => self.choice(lhs, rhs, then, els),
         }
     }
 
@@ -59,8 +98,11 @@ impl Emitter<'_> {
         runs: bool,
         body: &[Stmt],
     ) -> Result<(), EmitError> {
-        let (before, turn, after) =
-            (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        let (before, turn, after) = (
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+        );
         if runs {
             self.b.ins().jump(before, &[]);
         } else {
@@ -85,7 +127,12 @@ impl Emitter<'_> {
         self.b.switch_to_block(turn);
         let now = self.b.use_var(counter);
         self.vars[var.0 as usize] = Some(now);
-        self.loops.push(Induction { var, stepped, guarded: false });
+        self.loops.push(Induction {
+            var,
+            stepped,
+            lets: Vec::new(),
+            guarded: false,
+        });
         self.stmts(body)?;
         for (stride, variable) in self.loops.pop().map(|l| l.stepped).unwrap_or_default() {
             let by = self.b.ins().iconst(types::I64, step);
@@ -107,12 +154,18 @@ impl Emitter<'_> {
     }
 
     fn choice(&mut self, lhs: &Ix, rhs: &Ix, then: &[Stmt], els: &[Stmt]) -> Result<(), EmitError> {
-        let (yes, no, after) =
-            (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        let (yes, no, after) = (
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+        );
         let (lhs, rhs) = (self.ix(lhs), self.ix(rhs));
         let holds = self.b.ins().icmp(IntCC::SignedLessThan, lhs, rhs);
         self.b.ins().brif(holds, yes, &[], no, &[]);
-        let before = self.loops.last_mut().map(|l| std::mem::replace(&mut l.guarded, true));
+        let before = self
+            .loops
+            .last_mut()
+            .map(|l| std::mem::replace(&mut l.guarded, true));
         for (block, stmts) in [(yes, then), (no, els)] {
             self.b.seal_block(block);
             self.b.switch_to_block(block);
@@ -138,8 +191,14 @@ impl Emitter<'_> {
                 Ty::Bool => self.b.ins().iconst(types::I8, i64::from(*x != 0.0)),
             })),
             Rhs::Bits(bits) => {
-                let bits = if ty == Ty::I64 { *bits } else { *bits & 0xffff_ffff };
-                Ok(Val::Scalar(self.b.ins().iconst(scalar_type(ty), bits as i64)))
+                let bits = if ty == Ty::I64 {
+                    *bits
+                } else {
+                    *bits & 0xffff_ffff
+                };
+                Ok(Val::Scalar(
+                    self.b.ins().iconst(scalar_type(ty), bits as i64),
+                ))
             }
             Rhs::Index(ix) => Ok(self.index(ix, ty)),
             Rhs::Load(buf, ix) | Rhs::LoadBits(buf, ix) => self.load(*buf, ix, ty),
@@ -172,9 +231,13 @@ impl Emitter<'_> {
 
 fn has_loop(stmt: &Stmt) -> bool {
     match stmt {
-        Stmt::For { kind: LoopKind::Lane(_), body, .. } => body.iter().any(has_loop),
+        Stmt::For {
+            kind: LoopKind::Lane(_),
+            body,
+            ..
+        } => body.iter().any(has_loop),
         Stmt::For { .. } => true,
         Stmt::If { then, els, .. } => then.iter().chain(els).any(has_loop),
-        Stmt::Set(..) | Stmt::Store(..) | Stmt::StoreBits(..) => false,
+        Stmt::Let(..) | Stmt::Set(..) | Stmt::Store(..) | Stmt::StoreBits(..) => false,
     }
 }

@@ -134,7 +134,9 @@ impl Emitter<'_> {
             return found.clone();
         }
         let ty = self.vector_of(reg);
-        let new: Vec<Variable> = (0..parts(ty, width)).map(|_| self.b.declare_var(ty)).collect();
+        let new: Vec<Variable> = (0..parts(ty, width))
+            .map(|_| self.b.declare_var(ty))
+            .collect();
         self.registers.vectors.insert((reg, width), new.clone());
         new
     }
@@ -218,7 +220,9 @@ impl Emitter<'_> {
     /// The scalar of one lane.
     pub(super) fn extract(&mut self, values: &[Value], k: u32) -> Value {
         let lanes = self.b.func.dfg.value_type(values[0]).lane_count();
-        self.b.ins().extractlane(values[(k / lanes) as usize], (k % lanes) as u8)
+        self.b
+            .ins()
+            .extractlane(values[(k / lanes) as usize], (k % lanes) as u8)
     }
 
     /// Vectors of scalars, one per lane.
