@@ -24,13 +24,11 @@ pub mod verify;
 
 pub use candidates::candidates;
 pub use dtype::{Dtype, Ty};
-<<<<<<< HEAD
 pub use lower::lower;
 pub use options::Options;
 pub use plan::{Plan, Refusal};
 pub use schedule::{Algorithm, Order, Schedule};
 pub use target::Target;
-=======
+
 #[cfg(test)]
 mod sample;
->>>>>>> 6beafb8 (Cranelift backend: verifier, legalisation, contraction and emitter; interpreter to follow)
