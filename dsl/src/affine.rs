@@ -16,6 +16,7 @@ use crate::expr::{AxisIndex, Graph, Node, NodeId, ReduceOp, StateId, When};
 use crate::op::Op;
 use crate::recurrence::Recurrence;
 use crate::scan::Class;
+use crate::syntax::symbol;
 
 /// h' = a ⊙ h + b, as nodes of the scan's source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,10 +131,12 @@ impl Derivation<'_> {
         if forms.iter().all(|f| matches!(f, Form::Free)) {
             return Ok(Form::Free);
         }
-        let not_affine = |r: &Recurrence, what: String| {
+        let not_affine = |r: &Recurrence, how: &str| {
             Err(WhyNot {
                 class: Class::NotAffine,
-                reason: what.replace("{h}", &r.state(self.state).name),
+                reason: how
+                    .replace("{term}", &short(r, id))
+                    .replace("{h}", &r.state(self.state).name),
             })
         };
         match &node {
@@ -143,45 +146,28 @@ impl Derivation<'_> {
                 (Op::Mul, [Form::Free, p]) => Ok(linear(r, p, |g, x| product(g, xs[0], x))),
                 (Op::Mul, [p, Form::Free]) => Ok(linear(r, p, |g, x| product(g, x, xs[1]))),
                 (Op::Mul, _) => {
-                    let term = short(r, id);
-                    not_affine(
-                        r,
-                        format!("{term} multiplies two terms that both depend on {{h}}"),
-                    )
+                    not_affine(r, "{term} multiplies two terms that both depend on {h}")
                 }
                 (Op::Div, [p, Form::Free]) => Ok(linear(r, p, |g, x| g.op(Op::Div, &[x, xs[1]]))),
-                (Op::Div, _) => {
-                    let term = short(r, id);
-                    not_affine(r, format!("{term} divides by a term that depends on {{h}}"))
-                }
+                (Op::Div, _) => not_affine(r, "{term} divides by a term that depends on {h}"),
                 (Op::Select, [Form::Free, p, q]) => {
                     Ok(self.select(r, xs[0], (xs[1], p), (xs[2], q)))
-                }
-                (Op::Select, _) => {
-                    let term = short(r, xs[0]);
-                    not_affine(r, format!("the condition {term} depends on {{h}}"))
                 }
                 (Op::Re | Op::Im | Op::Conj, [p]) if !r.state(self.state).complex => {
                     Ok(linear(r, p, |g, x| g.op(*op, &[x])))
                 }
                 (Op::Re | Op::Im | Op::Conj, _) => {
-                    let term = short(r, id);
-                    not_affine(r, format!("{term} is not a complex multiple of {{h}}"))
+                    not_affine(r, "{term} is not a complex multiple of {h}")
                 }
-                _ => {
-                    let term = short(r, id);
-                    not_affine(r, format!("{term} is not affine in {{h}}"))
-                }
+                _ if op.is_comparison() => not_affine(r, "the condition {term} depends on {h}"),
+                _ => not_affine(r, "{term} is not affine in {h}"),
             },
             Node::Reduce {
                 op: ReduceOp::Sum,
                 axis,
                 ..
             } => Ok(self.sum(r, *axis, &forms[0])),
-            Node::Reduce { .. } => {
-                let term = short(r, id);
-                not_affine(r, format!("{term} is not affine in {{h}}"))
-            }
+            Node::Reduce { .. } => not_affine(r, "{term} is not affine in {h}"),
             Node::Shift { .. } => Ok(Form::Coupled(WhyNot {
                 class: Class::Shift,
                 reason: format!(
@@ -190,10 +176,7 @@ impl Derivation<'_> {
                     r.state(self.state).name
                 ),
             })),
-            _ => {
-                let term = short(r, id);
-                not_affine(r, format!("{term} is not specialised"))
-            }
+            _ => not_affine(r, "{term} is not specialised"),
         }
     }
 
@@ -399,18 +382,8 @@ fn short(r: &Recurrence, id: NodeId) -> String {
     let xs: Vec<String> = node.operands().into_iter().map(leaf).collect();
     match node {
         Node::Op(op, _) => {
-            let infix = match op {
-                Op::Add => "+",
-                Op::Sub => "-",
-                Op::Mul => "*",
-                Op::Div => "/",
-                Op::Lt => "<",
-                Op::Le => "<=",
-                Op::Gt => ">",
-                Op::Ge => ">=",
-                Op::Eq => "==",
-                Op::Ne => "!=",
-                _ => return format!("{}({})", op.name(), xs.join(", ")),
+            let Some(infix) = symbol(*op) else {
+                return format!("{}({})", op.name(), xs.join(", "));
             };
             xs.join(&format!(" {infix} "))
         }

@@ -15,13 +15,14 @@
 
 use std::sync::{LazyLock, OnceLock};
 
-use egg::{ConditionalApplier, EGraph, ENodeOrVar, Id, Language, Pattern, PatternAst, Subst, Var};
-use syn::{BinOp, Expr, Lit, UnOp};
+use egg::{ConditionalApplier, EGraph, ENodeOrVar, Id, Pattern, PatternAst, Subst, Var};
 
 use crate::axis::{AxisId, AxisSet, MAX_AXES};
 use crate::egraph::{Facts, Label, Term};
 use crate::expr::ReduceOp;
+use crate::functions;
 use crate::op::Op;
+use crate::syntax::{Expr, ExprKind};
 
 /// The table: theory, name, rule, guard.
 pub const TABLE: &str = "
@@ -81,8 +82,8 @@ activation   sigmoid-r     1 / (exp(-x) + 1)                  -> sigmoid(x)
 activation   tanh          2 * sigmoid(2 * x) - 1             -> tanh(x)
 
 choice       same          select(c, x, x)                    -> x
-choice       first         select(true, x, y)                 -> x
-choice       second        select(false, x, y)                -> y
+choice       first         select(0 < 1, x, y)                -> x
+choice       second        select(1 < 0, x, y)                -> y
 choice       min-same      min(x, x)                          -> x
 choice       max-same      max(x, x)                          -> x
 choice       abs-abs       abs(abs(x))                        -> abs(x)
@@ -148,7 +149,7 @@ impl Rule {
             None => (rest, None),
         };
         let side = |text: &str| {
-            let expr: Expr = syn::parse_str(text.trim()).map_err(|e| wrong(&e.to_string()))?;
+            let expr = Expr::parse(text.trim()).map_err(|e| wrong(&e.to_string()))?;
             let mut ast = PatternAst::default();
             add(&mut ast, &expr).map_err(|e| wrong(&e))?;
             Ok::<_, String>(ast)
@@ -243,84 +244,55 @@ fn variable(name: &str) -> Result<Var, String> {
 
 /// Adds an expression to a pattern.
 fn add(ast: &mut PatternAst<Term>, expr: &Expr) -> Result<Id, String> {
-    let term = match expr {
-        Expr::Paren(inner) => return add(ast, &inner.expr),
-        Expr::Lit(lit) => match &lit.lit {
-            Lit::Bool(truth) => Term::new(Label::Truth(truth.value), &[]),
-            _ => Term::constant(number(expr).ok_or("no number")?),
+    let number = |x: &Expr| match &x.kind {
+        ExprKind::Number(value) => Some(*value),
+        ExprKind::Name(name) => functions::constant(name),
+        _ => None,
+    };
+    let term = match &expr.kind {
+        ExprKind::Number(value) => Term::constant(*value),
+        ExprKind::Name(name) => match functions::constant(name) {
+            Some(value) => Term::constant(value),
+            None => return Ok(ast.add(ENodeOrVar::Var(variable(name)?))),
         },
-        Expr::Unary(unary) if matches!(unary.op, UnOp::Neg(_)) => match number(&unary.expr) {
+        ExprKind::Neg(x) => match number(x) {
             Some(value) => Term::constant(-value),
-            None => {
-                let x = add(ast, &unary.expr)?;
-                Term::new(Label::Op(Op::Neg), &[x])
-            }
+            None => Term::new(Label::Op(Op::Neg), &[add(ast, x)?]),
         },
-        Expr::Binary(binary) => {
-            let op = match binary.op {
-                BinOp::Add(_) => Op::Add,
-                BinOp::Sub(_) => Op::Sub,
-                BinOp::Mul(_) => Op::Mul,
-                BinOp::Div(_) => Op::Div,
-                BinOp::Lt(_) => Op::Lt,
-                BinOp::Le(_) => Op::Le,
-                BinOp::Gt(_) => Op::Gt,
-                BinOp::Ge(_) => Op::Ge,
-                BinOp::Eq(_) => Op::Eq,
-                BinOp::Ne(_) => Op::Ne,
-                _ => return Err("an unknown operator".to_owned()),
-            };
-            let x = add(ast, &binary.left)?;
-            let y = add(ast, &binary.right)?;
-            Term::new(Label::Op(op), &[x, y])
-        }
-        Expr::Path(path) => {
-            let name = path.path.require_ident().map_err(|e| e.to_string())?;
-            return Ok(match name.to_string().as_str() {
-                "LOG2_E" => ast.add(ENodeOrVar::ENode(Term::constant(std::f64::consts::LOG2_E))),
-                "LN_2" => ast.add(ENodeOrVar::ENode(Term::constant(std::f64::consts::LN_2))),
-                name => ast.add(ENodeOrVar::Var(variable(name)?)),
-            });
-        }
-        Expr::Call(call) => {
-            let Expr::Path(path) = &*call.func else {
-                return Err("a call of no function".to_owned());
-            };
-            let function = path.path.segments.last().ok_or("a call of no function")?;
-            let name = function.ident.to_string();
-            let mut xs = Vec::new();
-            for arg in &call.args {
-                xs.push(add(ast, arg)?);
+        ExprKind::Binary(op, x, y) => match (number(x), number(y)) {
+            // A known condition: `0 < 1` stands for every true one.
+            (Some(x), Some(y)) if op.is_comparison() => {
+                Term::new(Label::Truth((op.info().real)(&[x, y]) != 0.0), &[])
             }
-            let label = match (name.as_str(), function.arguments.is_none()) {
-                ("sum", false) => Label::Reduce(ReduceOp::Sum, N),
-                ("max", false) => Label::Reduce(ReduceOp::Max, N),
-                ("len", false) => Label::Extent(N),
-                (name, _) => Label::Op(Op::from_name(name).ok_or(format!("no function `{name}`"))?),
+            _ => Term::new(Label::Op(*op), &[add(ast, x)?, add(ast, y)?]),
+        },
+        ExprKind::Call {
+            function,
+            axes,
+            args,
+        } => {
+            let name = &function.text;
+            let label = match (name.as_str(), axes.len()) {
+                ("sum", 1) => Label::Reduce(ReduceOp::Sum, N),
+                ("max", 1) => Label::Reduce(ReduceOp::Max, N),
+                ("len", 1) => Label::Extent(N),
+                _ => Label::Op(Op::from_name(name).ok_or(format!("no function `{name}`"))?),
             };
             let arity = match label {
                 Label::Op(op) => op.arity(),
                 Label::Reduce(..) => 1,
                 _ => 0,
             };
-            if xs.len() != arity {
-                return Err(format!("`{name}` of {} operands", xs.len()));
+            if args.len() != arity {
+                return Err(format!("`{name}` of {} operands", args.len()));
+            }
+            let mut xs = Vec::new();
+            for arg in args {
+                xs.push(add(ast, arg)?);
             }
             Term::new(label, &xs)
         }
-        _ => return Err("an expression that is not math".to_owned()),
+        ExprKind::Tuple(_) | ExprKind::Error => return Err("no value".to_owned()),
     };
-    debug_assert!(term.all(|x| usize::from(x) < ast.len()));
     Ok(ast.add(ENodeOrVar::ENode(term)))
-}
-
-fn number(expr: &Expr) -> Option<f64> {
-    match expr {
-        Expr::Lit(lit) => match &lit.lit {
-            Lit::Int(int) => int.base10_parse().ok(),
-            Lit::Float(float) => float.base10_parse().ok(),
-            _ => None,
-        },
-        _ => None,
-    }
 }

@@ -29,11 +29,24 @@ impl Random {
 }
 
 /// Extents by axis name, for tests.
-pub const EXTENTS: [(&str, usize); 5] = [("B", 2), ("L", 4), ("D", 3), ("N", 2), ("M", 2)];
+pub const EXTENTS: [(&str, usize); 12] = [
+    ("B", 2),
+    ("L", 4),
+    ("D", 3),
+    ("N", 2),
+    ("M", 2),
+    ("D2", 3),
+    ("N2", 2),
+    ("G", 2),
+    ("H", 4),
+    ("K", 3),
+    ("P", 2),
+    ("V", 2),
+];
 
 /// A recurrence without declarations over the axes B, L (time), D, N and M = N.
 pub fn empty() -> Recurrence {
-    let axes = EXTENTS.iter().map(|(name, _)| AxisDecl {
+    let axes = EXTENTS[..5].iter().map(|(name, _)| AxisDecl {
         name: (*name).to_owned(),
         alias_of: (*name == "M").then_some(AxisId(3)),
     });
@@ -312,4 +325,41 @@ pub fn same_meaning(r: &Recurrence, s: &Recurrence, inputs: &Inputs) -> Result<u
         close_enough(name, (x, &m.last[name]), (&z.last[name], &k.last[name]))?;
     }
     Ok(finite)
+}
+
+/// Mamba's selective scan with all its options (Gu & Dao 2023, Algorithm 2).
+pub const MAMBA: &str = "
+    fn selective_scan(
+        u: Tensor<B, L, D>, delta: Tensor<B, L, D>, a: Tensor<D, N>, b: Tensor<B, L, N>, c: Tensor<B, L, N>,
+        d: Option<Tensor<D>>, z: Option<Tensor<B, L, D>>, delta_bias: Option<Tensor<D>>, delta_softplus: Flag,
+        h: State<B, D, N>,
+    ) -> Tensor<B, L, D> {
+        let raw = delta + delta_bias;
+        let delta = given(delta_softplus, softplus(raw), raw);
+        let (a_bar, b_bar) = discretize::mamba(delta, a, b);
+        h = a_bar * h + b_bar * u;
+        let y = sum::<N>(c * h) + d * u;
+        given(z, y * silu(z), y)
+    }";
+
+/// S4D (Gu et al. 2022) with a discretisation; complex.
+pub fn s4d(rule: &str) -> String {
+    format!(
+        "fn s4d(
+            u: Tensor<B, L, D>, delta: Tensor<D>, a: Complex<D, N>, c: Complex<D, N>, d: Tensor<D>,
+            h: ComplexState<B, D, N>,
+        ) -> Tensor<B, L, D> {{
+            let (a_bar, b_bar) = discretize::{rule}(delta, a, 1);
+            h = a_bar * h + b_bar * u;
+            2 * re(sum::<N>(c * h)) + d * u
+        }}"
+    )
+}
+
+/// The only scan of a kernel, with these optional inputs given.
+pub fn scan(text: &str, given: &[&str]) -> Scan {
+    let r = Recurrence::parse(text).unwrap_or_else(|e| panic!("{e}"));
+    let mut scans = prepare(&r, &|name| given.contains(&name), false);
+    assert_eq!(scans.len(), 1);
+    scans.remove(0)
 }
