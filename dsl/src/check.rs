@@ -116,6 +116,7 @@ fn check(kernel: &Kernel, out: &mut Diagnostics) -> Option<Recurrence> {
             graph: Graph::new(AxisId(0)),
         },
         named_axes: AxisSet::EMPTY,
+        wrong_axes: AxisSet::EMPTY,
         scope: Vec::new(),
         assigned: Vec::new(),
         order: Vec::new(),
@@ -171,6 +172,8 @@ struct Checker<'a> {
     r: Recurrence,
     /// Axes that a function's `::<…>` names.
     named_axes: AxisSet,
+    /// Axes whose declarations are wrong, as has been reported.
+    wrong_axes: AxisSet,
     /// Names, the innermost last.
     scope: Vec<Binding>,
     /// Where each state is assigned.
@@ -232,7 +235,10 @@ impl Checker<'_> {
             let i = state.0 as usize;
             if self.assigned[i].is_none() && self.syntax_is_right {
                 let name = self.r.states[i].name.clone();
-                let loc = self.binding(&name).map(|b| b.name.loc);
+                let loc = self.binding(&name).map(|b| {
+                    b.used = true;
+                    b.name.loc
+                });
                 self.assigned[i] = loc;
                 self.error(
                     loc.unwrap_or_else(Loc::nowhere),

@@ -198,7 +198,7 @@ pub(crate) fn nearest<'a>(
     candidates
         .into_iter()
         .map(|c| (distance(name, c), c))
-        .filter(|&(d, c)| d <= limit && d < c.chars().count())
+        .filter(|&(d, c)| d <= limit && d < c.chars().count().max(name.chars().count()))
         .min_by_key(|&(d, _)| d)
         .map(|(_, c)| c)
 }

@@ -101,12 +101,16 @@ impl Checker<'_> {
         let time = self.r.axis_name(self.r.time).to_owned();
         for (i, (left, right)) in aliases.iter().enumerate() {
             let loc = left.loc.to(right.loc);
+            let wrong = [left, right].into_iter();
+            let wrong: AxisSet = wrong.filter_map(|a| self.r.axis_named(&a.text)).collect();
+            let wrong = wrong.union(self.wrong_axes);
             if aliases[..i].iter().any(|(l, _)| l.text == left.text) {
                 self.error(
                     loc,
                     format!("axis `{left}` is declared twice"),
                     "an axis is an alias of one other axis",
                 );
+                self.wrong_axes = wrong;
                 continue;
             }
             if left.text == time || right.text == time {
@@ -115,6 +119,7 @@ impl Checker<'_> {
                     format!("the time axis `{time}` has no alias"),
                     "a value at an earlier step is `delay(x, k)`; what sums over time is a state",
                 );
+                self.wrong_axes = wrong;
                 continue;
             }
             // Follow the chain to the axis that is no alias.
@@ -126,6 +131,7 @@ impl Checker<'_> {
                 }
             }
             if aliases.iter().any(|(l, _)| l.text == root.text) {
+                self.wrong_axes = wrong;
                 // Told once, at the first alias of the ring.
                 if !aliases[..i].iter().any(|(l, _)| l.text == right.text) {
                     self.error(
@@ -183,6 +189,7 @@ impl Checker<'_> {
             return;
         }
         let axes = self.axes_of(ty);
+        let declared = axes.len();
         let complex = ty.kind.is_complex();
         let text = name.text.clone();
         let meaning = match ty.kind {
@@ -200,7 +207,13 @@ impl Checker<'_> {
                     complex,
                     optional: ty.optional,
                 });
-                Meaning::Input(InputId(self.r.inputs.len() as u32 - 1))
+                let repeated = declared < ty.axes.len();
+                if repeated {
+                    // Its elements are not those that are meant.
+                    Meaning::Poison
+                } else {
+                    Meaning::Input(InputId(self.r.inputs.len() as u32 - 1))
+                }
             }
             TypeKind::State | TypeKind::ComplexState => {
                 if axes.contains(&self.r.time) {
@@ -259,7 +272,7 @@ impl Checker<'_> {
         if kernel.params.iter().any(|p| p.ty.kind == TypeKind::Error) || !self.syntax_is_right {
             return;
         }
-        let mut known: AxisSet = AxisSet::EMPTY;
+        let mut known = self.wrong_axes;
         for axis in self.r.inputs.iter().flat_map(|i| &i.axes) {
             known = known.with(self.r.canonical(*axis));
         }
@@ -277,6 +290,7 @@ impl Checker<'_> {
                 format!("declare an input `Tensor<B, {name}, D>`, or name the time axis: `#[ssm_kernel(time = T)]`"),
             );
             known = known.with(time);
+            self.wrong_axes = self.wrong_axes.with(time);
         }
         let states = kernel.params.iter().filter(|p| p.ty.kind.is_state());
         let types: Vec<&Type> = states.map(|p| &p.ty).chain(&kernel.outputs).collect();
@@ -286,9 +300,10 @@ impl Checker<'_> {
             let Some(axis) = self.r.axis_named(&name.text) else {
                 continue;
             };
-            let axis = self.r.canonical(axis);
-            if !known.contains(axis) {
-                known = known.with(axis);
+            let root = self.r.canonical(axis);
+            if !known.contains(root) {
+                known = known.with(root).with(axis);
+                self.wrong_axes = self.wrong_axes.with(root).with(axis);
                 self.error(
                     name.loc,
                     format!("no input has axis `{name}`, so that its extent is unknown"),

@@ -45,8 +45,8 @@ impl Checker<'_> {
                 continue;
             };
             let chained = aliases.iter().any(|(_, right)| right.text == left.text);
-            let used = mentioned.union(self.named_axes).contains(axis) || chained;
-            if !used && self.r.axes[axis.0 as usize].alias_of.is_some() {
+            let told = mentioned.union(self.named_axes).union(self.wrong_axes);
+            if !told.contains(axis) && !chained {
                 self.error(
                     left.loc,
                     format!("alias `{left}` is never used"),
@@ -88,6 +88,7 @@ impl Checker<'_> {
             syntax_is_right: true,
             r: self.r.clone(),
             named_axes: self.named_axes,
+            wrong_axes: self.wrong_axes,
             scope: std::mem::take(&mut self.scope),
             assigned: std::mem::take(&mut self.assigned),
             order: std::mem::take(&mut self.order),
@@ -127,46 +128,34 @@ impl Checker<'_> {
         self.out.is_empty().then(|| self.r.reordered(&self.order))
     }
 
-    /// States of two directions must not wait for each other.
+    /// One direction must be able to run before the other.
     fn directions(&mut self) {
-        let n = self.r.states.len();
-        if self
-            .r
-            .states
-            .iter()
-            .all(|s| s.reverse == self.r.states[0].reverse)
-        {
-            return;
-        }
-        let mut reads = vec![vec![false; n]; n];
-        for (i, row) in reads.iter_mut().enumerate() {
-            for id in self.r.graph.reachable(&[self.r.states[i].update]) {
-                if let Node::State { state, .. } = self.r.graph.node(id) {
-                    row[state.0 as usize] = true;
+        // The first state of each direction that reads one of the other.
+        let mut reader: [Option<(usize, usize)>; 2] = [None, None];
+        for (i, state) in self.r.states.iter().enumerate() {
+            for id in self.r.graph.reachable(&[state.update]) {
+                let Node::State { state: read, .. } = self.r.graph.node(id) else {
+                    continue;
+                };
+                if self.r.state(*read).reverse != state.reverse {
+                    reader[usize::from(state.reverse)].get_or_insert((i, read.0 as usize));
                 }
             }
         }
-        for k in 0..n {
-            for i in 0..n {
-                for j in 0..n {
-                    reads[i][j] |= reads[i][k] && reads[k][j];
-                }
-            }
-        }
-        let pairs = (0..n).flat_map(|i| (0..i).map(move |j| (j, i)));
-        let ring = pairs
-            .map(|(j, i)| (j, i, &self.r.states[j], &self.r.states[i]))
-            .find(|(j, i, a, b)| a.reverse != b.reverse && reads[*i][*j] && reads[*j][*i]);
-        if let Some((_, _, a, b)) = ring {
+        if let [Some((forward, of_reversed)), Some((reversed, of_forward))] = reader {
+            let name = |i: usize| self.r.states[i].name.as_str();
             let message = format!(
-                "states `{}` and `{}` run in opposite directions and each needs the other",
-                a.name, b.name
+                "state `{}` runs backward and reads `{}`, while `{}` runs forward and reads `{}`",
+                name(reversed),
+                name(of_forward),
+                name(forward),
+                name(of_reversed),
             );
-            let loc = self.place_of(&b.name);
+            let loc = self.place_of(name(forward.max(reversed)));
             self.error(
                 loc,
                 message,
-                "let one of the two directions not read the other's states",
+                "one direction has to be finished before the other: let its states not read the other's",
             );
         }
     }

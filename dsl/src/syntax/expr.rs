@@ -214,13 +214,17 @@ impl Parser<'_> {
     fn made(&mut self, kind: ExprKind, loc: Loc) -> Parsed<Expr> {
         let expr = Expr::new(kind, loc);
         if expr.height() > MAX_HEIGHT {
-            return Err(self.fail(
-                loc,
-                format!("this expression is more than {MAX_HEIGHT} operations deep"),
-                "name parts of it with `let`",
-            ));
+            return Err(self.too_deep(loc));
         }
         Ok(expr)
+    }
+
+    fn too_deep(&mut self, loc: Loc) -> Reported {
+        self.fail(
+            loc,
+            format!("this expression is more than {MAX_HEIGHT} operations deep"),
+            "name parts of it with `let`",
+        )
     }
 
     /// An expression whose operations bind at least as tightly as `least`.
@@ -264,15 +268,14 @@ impl Parser<'_> {
     }
 
     fn not_math(&mut self, input: ParseStream, symbol: &str, left: &Expr, help: &str) -> Reported {
-        let loc = Loc::from(input.span());
+        let operator = take(input, symbol);
         if symbol != "." {
             return self.fail(
-                loc,
+                operator,
                 format!("`{symbol}` is not part of an expression"),
                 help,
             );
         }
-        take(input, symbol);
         let from = left.loc.to(input.span().into());
         match Ident::parse_any(input) {
             Ok(method) if input.peek(syn::token::Paren) => self.fail(
@@ -291,7 +294,7 @@ impl Parser<'_> {
         while input.cursor().group(Delimiter::None).is_none() && operator(input) == Some("-") {
             signs.push(take(input, "-"));
             if signs.len() as u32 > MAX_HEIGHT {
-                break;
+                return Err(self.too_deep(signs[0]));
             }
         }
         let mut x = self.operand(input)?;
@@ -450,7 +453,12 @@ impl Parser<'_> {
             ));
         }
         let value = digits.parse::<f64>().unwrap_or(f64::INFINITY);
-        if integer && value > 9_007_199_254_740_992.0 {
+        // Rounding is no mistake in 0.1, but it is in an integer.
+        if integer
+            && digits
+                .parse()
+                .map_or(true, |i: u64| i > 1 << f64::MANTISSA_DIGITS)
+        {
             return Err(self.fail(
                 loc,
                 "this integer is too large to be exact in 64-bit floating point (2^53 is the largest)",

@@ -633,6 +633,14 @@ impl Parser<'_> {
         let name = self.name(input, "a type", help)?;
         if name.text == "Option" && input.peek(Token![<]) {
             any_token(input);
+            let again = |ident: Ident| ident == "Option" || ident == "Flag";
+            if input.fork().parse().is_ok_and(again) {
+                return Err(self.fail(
+                    start,
+                    "this is optional already",
+                    "leave the outer `Option<…>` out",
+                ));
+            }
             let inner = self.ty(input)?;
             if !input.peek(Token![>]) {
                 let what = found(input);
@@ -649,13 +657,6 @@ impl Parser<'_> {
                         "write `{}<…>`: a call may leave its initial value out, which is then 0",
                         inner.kind.name()
                     ),
-                ));
-            }
-            if inner.kind == TypeKind::Flag || inner.optional {
-                return Err(self.fail(
-                    loc,
-                    "this is optional already",
-                    "leave the outer `Option<…>` out",
                 ));
             }
             return Ok(Type {
