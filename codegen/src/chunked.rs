@@ -37,7 +37,9 @@ pub(crate) fn passes(
         ))
     };
     let summary = scan.summary().ok_or_else(no)?;
-    let carry = scan.carry().ok_or_else(no)?;
+    let mut carry = scan.carry().ok_or_else(no)?;
+    // Chunks are numbered in the order in which their states run, whichever way that is in memory.
+    carry.states.iter_mut().for_each(|s| s.reverse = false);
     let rec = &whole.recurrence;
     let dtype = options.compute_dtype();
     let chunks = whole.extents[rec.time.0 as usize]

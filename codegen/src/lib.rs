@@ -4,16 +4,23 @@
 //! (the interpreter), and a backend's code for it.
 #![forbid(unsafe_code)]
 
+pub mod backend;
 pub mod candidates;
 mod chunked;
+pub mod contract;
 pub mod dtype;
+pub mod interp;
+pub mod lanes;
+pub mod legalize;
 pub mod loop_ir;
 pub mod lower;
 pub mod options;
 pub mod plan;
+pub mod polynomial;
 pub mod schedule;
 pub mod structure;
 pub mod target;
+pub mod verify;
 
 pub use candidates::candidates;
 pub use dtype::{Dtype, Ty};
@@ -22,3 +29,6 @@ pub use options::Options;
 pub use plan::{Plan, Refusal};
 pub use schedule::{Algorithm, Order, Schedule};
 pub use target::Target;
+
+#[cfg(test)]
+mod sample;

@@ -32,7 +32,7 @@ pub struct Reg(pub u32);
 pub struct Buf(pub u32);
 
 /// An integer expression, 64 bits.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Ix {
     /// An integer.
     Const(i64),
@@ -128,6 +128,17 @@ impl Ix {
     #[must_use]
     pub fn div_ceil(self, by: i64) -> Ix {
         (self + Ix::Const(by - 1)) / Ix::Const(by)
+    }
+    /// The run-time extents in it, in order of occurrence.
+    #[must_use]
+    pub fn extents(&self) -> Vec<AxisId> {
+        match self {
+            Ix::Const(_) | Ix::Var(_) => Vec::new(),
+            Ix::Extent(axis) => vec![*axis],
+            Ix::Add(a, b) | Ix::Sub(a, b) | Ix::Mul(a, b) | Ix::Div(a, b) | Ix::Min(a, b) => {
+                [a.extents(), b.extents()].concat()
+            }
+        }
     }
     /// Whether `var` occurs in it.
     #[must_use]

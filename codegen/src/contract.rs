@@ -1,0 +1,140 @@
+//! Contraction: a product whose one use is a sum becomes a fused multiply-add.
+//!
+//! In: a proc. Out: the proc with `p = a·b; s = p + c` as `s = fma(a, b, c)`, and likewise for differences, wherever
+//! both are in one run of statements, nothing between them reassigns p, a or b, and p is not used otherwise.
+//! One rounding less: never less accurate than what was written.
+
+use selscan_dsl::Op;
+
+use crate::loop_ir::{LoopOp, Proc, Reg, Rhs, Stmt};
+
+/// The proc with products contracted into sums.
+#[must_use]
+pub fn contract(proc: &Proc) -> Proc {
+    let mut result = proc.clone();
+    let mut counts = vec![(0u32, 0u32); proc.regs.len()];
+    count(&proc.body, &mut counts);
+    let body = std::mem::take(&mut result.body);
+    result.body = block(&mut result, body, &counts);
+    result
+}
+
+/// (assignments, uses) of every register.
+fn count(body: &[Stmt], counts: &mut [(u32, u32)]) {
+    for stmt in body {
+        match stmt {
+            Stmt::For { body, .. } => count(body, counts),
+            Stmt::If { then, els, .. } => {
+                count(then, counts);
+                count(els, counts);
+            }
+            Stmt::Set(reg, rhs) => {
+                if let Rhs::Op(_, args) = rhs {
+                    args.iter().for_each(|a| counts[a.0 as usize].1 += 1);
+                }
+                counts[reg.0 as usize].0 += 1;
+            }
+            Stmt::Store(_, _, reg) | Stmt::StoreBits(_, _, reg) => counts[reg.0 as usize].1 += 1,
+            Stmt::Let(..) => {}
+        }
+    }
+}
+
+fn block(proc: &mut Proc, body: Vec<Stmt>, counts: &[(u32, u32)]) -> Vec<Stmt> {
+    let mut out: Vec<Stmt> = Vec::with_capacity(body.len());
+    for stmt in body {
+        match stmt {
+            Stmt::For {
+                var,
+                kind,
+                lo,
+                hi,
+                step,
+                body,
+            } => {
+                let body = block(proc, body, counts);
+                out.push(Stmt::For {
+                    var,
+                    kind,
+                    lo,
+                    hi,
+                    step,
+                    body,
+                });
+            }
+            Stmt::If {
+                lhs,
+                rhs,
+                then,
+                els,
+            } => {
+                let then = block(proc, then, counts);
+                let els = block(proc, els, counts);
+                out.push(Stmt::If {
+                    lhs,
+                    rhs,
+                    then,
+                    els,
+                });
+            }
+            Stmt::Set(reg, Rhs::Op(LoopOp::Math(op @ (Op::Add | Op::Sub)), args)) => {
+                sum(proc, &mut out, reg, op, args, counts);
+            }
+            stmt => out.push(stmt),
+        }
+    }
+    out
+}
+
+/// Appends `reg = args[0] op args[1]`, fused with the product among its operands if there is one.
+fn sum(
+    proc: &mut Proc,
+    out: &mut Vec<Stmt>,
+    reg: Reg,
+    op: Op,
+    args: Vec<Reg>,
+    counts: &[(u32, u32)],
+) {
+    for side in [1, 0] {
+        let Some((at, factors)) = product(out, args[side], counts) else {
+            continue;
+        };
+        out.remove(at);
+        let ty = proc.ty(reg);
+        let mut negated = |out: &mut Vec<Stmt>, of: Reg| {
+            let minus = proc.reg(ty);
+            out.push(Stmt::Set(minus, Rhs::Op(LoopOp::Math(Op::Neg), vec![of])));
+            minus
+        };
+        let (mut a, b) = factors;
+        let mut c = args[1 - side];
+        match (op, side) {
+            (Op::Sub, 1) => a = negated(out, a),
+            (Op::Sub, _) => c = negated(out, c),
+            _ => {}
+        }
+        out.push(Stmt::Set(reg, Rhs::Op(LoopOp::Fma, vec![a, b, c])));
+        return;
+    }
+    out.push(Stmt::Set(reg, Rhs::Op(LoopOp::Math(op), args)));
+}
+
+/// Where in `out` the product `reg` is formed, and its factors, if it may move to the end of `out`.
+fn product(out: &[Stmt], reg: Reg, counts: &[(u32, u32)]) -> Option<(usize, (Reg, Reg))> {
+    if counts.get(reg.0 as usize) != Some(&(1, 1)) {
+        return None;
+    }
+    let mut assigned = Vec::new();
+    for (at, stmt) in out.iter().enumerate().rev() {
+        match stmt {
+            Stmt::Set(r, Rhs::Op(LoopOp::Math(Op::Mul), args)) if *r == reg => {
+                let moves = args.iter().all(|a| !assigned.contains(a));
+                return moves.then_some((at, (args[0], args[1])));
+            }
+            Stmt::Set(r, _) => assigned.push(*r),
+            Stmt::Store(..) | Stmt::StoreBits(..) | Stmt::Let(..) => {}
+            Stmt::For { .. } | Stmt::If { .. } => return None,
+        }
+    }
+    None
+}

@@ -1,0 +1,235 @@
+//! 2ˣ, eˣ, eˣ − 1, φ₁, tanh and the logistic function.
+//!
+//! x·log₂e = n + f·log₂e with the integer n nearest: adding 1.5·2²³ (f64: 2⁵²) rounds, and leaves n in the lowest
+//! bits, from where a shift makes 2ⁿ⁻¹ of it. eᶠ = 1 + f·q(f), q minimax in relative error, its constant exact so that
+//! integers give exact powers of two. The half in 2ⁿ⁻¹ is put into the polynomial: 2ⁿ alone would overflow before the
+//! result does. Results below 2⁻¹²⁵·⁵ (f64: 2⁻¹⁰²¹·⁵) are 0; NaN stays NaN.
+
+use std::f64::consts::LOG2_E;
+
+use selscan_dsl::Op;
+
+use super::code::{Both, Code};
+use crate::dtype::Ty;
+use crate::loop_ir::Reg;
+
+/// (2ᶠ − 1)/f on |f| ≤ 1/2; error 9.2e-8.
+const EXP2_F32: [f64; 5] = [
+    0.693_146_977_621,
+    0.240_222_420_824,
+    0.055_507_337_142_3,
+    0.009_671_512_786_9,
+    0.001_326_473_554_27,
+];
+/// The same; error 4.2e-20.
+const EXP2_F64: [f64; 12] = [
+    0.693_147_180_559_945_308_55,
+    0.240_226_506_959_100_715_07,
+    0.055_504_108_664_821_687_113,
+    0.009_618_129_107_628_329_563_4,
+    0.001_333_355_814_639_269_065_6,
+    0.000_154_035_303_936_407_243_74,
+    0.000_015_252_733_854_318_489_312,
+    1.321_548_659_490_789_243_8e-6,
+    1.017_805_194_187_201_339_2e-7,
+    7.054_974_480_065_481_319e-9,
+    4.456_570_523_030_437_283_2e-10,
+    2.562_541_823_242_948_713_2e-11,
+];
+/// (eᶠ − 1)/f on |f| ≤ ln 2/2; error 2.0e-9.
+const EXP_F32: [f64; 6] = [
+    1.000_000_032_258_496_816_6,
+    0.499_999_941_917_709_066_52,
+    0.166_664_308_004_506_200_62,
+    0.041_668_004_708_653_341_114,
+    0.008_374_195_624_459_901_855_7,
+    0.001_384_360_732_053_832_853_7,
+];
+/// The same; error 4.2e-20.
+const EXP_F64: [f64; 12] = [
+    0.999_999_999_999_999_998_73,
+    0.500_000_000_000_000_005_74,
+    0.166_666_666_666_666_990_04,
+    0.041_666_666_666_666_024_061,
+    0.008_333_333_333_310_899_585_6,
+    0.001_388_888_888_912_345_883_2,
+    0.000_198_412_699_068_427_706_34,
+    0.000_024_801_586_934_085_995_797,
+    2.755_722_680_270_967_884_5e-6,
+    2.755_756_525_183_292_533e-7,
+    2.511_434_068_994_532_178_5e-8,
+    2.083_360_960_041_447_950_8e-9,
+];
+/// ln 2 in two parts: the first has so few bits that its product with any n is exact.
+const LN2_HIGH: Both = Both {
+    f32: 0.693_359_375,
+    f64: 6.931_471_803_691_238_164_90e-1,
+};
+const LN2_LOW: Both = Both {
+    f32: -2.121_944_400_546_905_8e-4,
+    f64: 1.908_214_929_270_587_700_02e-10,
+};
+
+/// 2ⁿ⁻¹ and n itself, from t = n + 1.5·2^mantissa + bias − 1 as [`shifted`] gives it.
+fn power(code: &mut Code, t: Reg, magic: Reg) -> (Reg, Reg) {
+    let n = code.sub(t, magic);
+    let mantissa = code.layout(t).mantissa;
+    let bits = code.bits(t);
+    let shifted = code.shl(bits, mantissa);
+    (code.bits(shifted), n)
+}
+
+/// The constant that rounds, with the exponent's bias less 1 in it.
+fn shifter(code: &mut Code, x: Reg) -> Reg {
+    let layout = code.layout(x);
+    code.float(x, layout.magic() + f64::from(layout.bias - 1))
+}
+
+/// 2ˣ. f32: 1.8 eps; f64: 1.1 eps.
+pub(super) fn exp2(code: &mut Code, x: Reg) -> Reg {
+    let high = code.either(
+        x,
+        Both {
+            f32: 128.0,
+            f64: 1024.0,
+        },
+    );
+    let low = code.either(
+        x,
+        Both {
+            f32: -126.0,
+            f64: -1022.0,
+        },
+    );
+    let x = code.at_most(high, x);
+    let x = code.at_least(low, x);
+    let magic = shifter(code, x);
+    let t = code.add(x, magic);
+    let (scale, n) = power(code, t, magic);
+    let f = code.sub(x, n);
+    let coefficients: &[f64] = if code.ty(x) == Ty::F64 {
+        &EXP2_F64
+    } else {
+        &EXP2_F32
+    };
+    let doubled = doubled(coefficients);
+    let p = code.horner(f, &doubled);
+    code.mul(p, scale)
+}
+
+/// 2 + 2·f·q(f) as one polynomial.
+fn doubled(q: &[f64]) -> Vec<f64> {
+    std::iter::once(&1.0).chain(q).map(|c| 2.0 * c).collect()
+}
+
+/// 2ⁿ⁻¹ and f for x = n·ln 2 + f, x within the bounds that the result can tell apart.
+fn reduce(code: &mut Code, x: Reg, low: Both) -> (Reg, Reg) {
+    let high = code.either(
+        x,
+        Both {
+            f32: 89.0,
+            f64: 710.0,
+        },
+    );
+    let low = code.either(x, low);
+    let x = code.at_most(high, x);
+    let x = code.at_least(low, x);
+    let magic = shifter(code, x);
+    let log2e = code.float(x, LOG2_E);
+    let t = code.fma(x, log2e, magic);
+    let (scale, n) = power(code, t, magic);
+    let f = subtract_multiple(code, x, n, LN2_HIGH);
+    (scale, subtract_multiple(code, f, n, LN2_LOW))
+}
+
+fn subtract_multiple(code: &mut Code, x: Reg, n: Reg, of: Both) -> Reg {
+    let minus = code.either(
+        x,
+        Both {
+            f32: -of.f32,
+            f64: -of.f64,
+        },
+    );
+    code.fma(n, minus, x)
+}
+
+fn coefficients(ty: Ty) -> &'static [f64] {
+    if ty == Ty::F64 { &EXP_F64 } else { &EXP_F32 }
+}
+
+/// eˣ.
+pub(super) fn exp(code: &mut Code, x: Reg) -> Reg {
+    let (scale, f) = reduce(
+        code,
+        x,
+        Both {
+            f32: -87.6,
+            f64: -708.7,
+        },
+    );
+    let p = doubled(coefficients(code.ty(x)));
+    let p = code.horner(f, &p);
+    code.mul(p, scale)
+}
+
+/// eˣ − 1 = 2·(2ⁿ⁻¹·f·q(f) + (2ⁿ⁻¹ − 1/2)): where n = 0 the second term is 0 and nothing cancels.
+pub(super) fn expm1(code: &mut Code, x: Reg) -> Reg {
+    let (scale, f) = reduce(
+        code,
+        x,
+        Both {
+            f32: -40.0,
+            f64: -80.0,
+        },
+    );
+    let q = code.horner(f, coefficients(code.ty(x)));
+    let fq = code.mul(f, q);
+    let half = code.float(x, 0.5);
+    let rest = code.sub(scale, half);
+    let sum = code.fma(scale, fq, rest);
+    code.add(sum, sum)
+}
+
+/// (eˣ − 1)/x, and 1 at 0.
+pub(super) fn phi1(code: &mut Code, x: Reg) -> Reg {
+    let numerator = expm1(code, x);
+    let quotient = code.div(numerator, x);
+    let zero = code.float(x, 0.0);
+    let one = code.float(x, 1.0);
+    let at_zero = code.compare(Op::Eq, x, zero);
+    code.select(at_zero, one, quotient)
+}
+
+/// w/(w + 2) with w = e²ˣ − 1: keeps its relative accuracy near 0. Beyond ±10 (f64: ±20) it is ±1.
+pub(super) fn tanh(code: &mut Code, x: Reg) -> Reg {
+    let high = code.either(
+        x,
+        Both {
+            f32: 10.0,
+            f64: 20.0,
+        },
+    );
+    let low = code.either(
+        x,
+        Both {
+            f32: -10.0,
+            f64: -20.0,
+        },
+    );
+    let x = code.at_most(high, x);
+    let x = code.at_least(low, x);
+    let twice = code.add(x, x);
+    let w = expm1(code, twice);
+    let two = code.float(x, 2.0);
+    let sum = code.add(w, two);
+    code.div(w, sum)
+}
+
+/// 1/(1 + e⁻ˣ).
+pub(super) fn sigmoid(code: &mut Code, x: Reg) -> Reg {
+    let minus = code.neg(x);
+    let e = exp(code, minus);
+    let one = code.float(x, 1.0);
+    let sum = code.add(e, one);
+    code.div(one, sum)
+}

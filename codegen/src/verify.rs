@@ -1,0 +1,621 @@
+//! The grammar of the loop IR: what a [`Proc`] must be beside what its types say.
+//!
+//! In: a proc. Out: nothing, or the first thing wrong with it. A proc that passes can be interpreted, legalised and
+//! emitted; what is left to go wrong is an index that leaves its buffer.
+
+use std::collections::BTreeSet;
+
+use selscan_dsl::Op;
+
+use crate::dtype::{Dtype, Ty};
+use crate::lanes::Lanes;
+use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
+use crate::polynomial::Polynomial;
+
+/// A proc that is not in the grammar.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("proc {proc} is malformed: {fault}")]
+pub struct VerifyError {
+    /// The proc's name.
+    pub proc: String,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// What can be wrong with a proc.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Fault {
+    /// The body is not one Core loop.
+    #[error("its body must be one core loop, and nothing else")]
+    NotOneCore,
+    /// The Core loop does not run over the items.
+    #[error("its core loop must run from 0 to the number of items by 1, not {0}")]
+    CoreBounds(String),
+    /// A Core loop inside another loop.
+    #[error("core loop over {0} is not the outermost loop")]
+    InnerCore(String),
+    /// A Lane loop inside a Lane loop.
+    #[error("lane loop over {0} is inside another lane loop")]
+    NestedLane(String),
+    /// A Lane loop without turns.
+    #[error("lane loop over {0} has width 0")]
+    NoLanes(String),
+    /// A Lane loop whose bounds are not its width apart.
+    #[error("lane loop over {var} has width {width}, but runs {lo}..{hi} by {step}")]
+    LaneWidth {
+        /// The loop variable.
+        var: String,
+        /// The width.
+        width: u32,
+        /// First value.
+        lo: String,
+        /// Bound.
+        hi: String,
+        /// Increment.
+        step: i64,
+    },
+    /// A bound, a condition or a store that is not the same in every lane.
+    #[error("{what} must be the same in every lane, but depends on {var}")]
+    LaneDependent {
+        /// What is at fault.
+        what: &'static str,
+        /// The lane variable.
+        var: String,
+    },
+    /// An increment that is not above 0.
+    #[error("loop over {var} has step {step}; it must be above 0")]
+    Step {
+        /// The loop variable.
+        var: String,
+        /// Its increment.
+        step: i64,
+    },
+    /// A loop or index variable used outside the statements it is defined for.
+    #[error("{0} is used where it is not defined")]
+    Scope(String),
+    /// A variable defined again where it is defined.
+    #[error("{0} is defined a second time")]
+    Shadow(String),
+    /// A divisor that is a constant below 1.
+    #[error("{0} divides by a number below 1")]
+    Divisor(String),
+    /// An extent that is compiled in or does not exist.
+    #[error("extent {0} is not a run-time extent of this proc")]
+    Extent(u8),
+    /// A variable, register or buffer that was never declared.
+    #[error("{what} {index} is not declared")]
+    Undeclared {
+        /// `variable`, `register` or `buffer`.
+        what: &'static str,
+        /// Its index.
+        index: u32,
+    },
+    /// A register read before it is assigned on every path.
+    #[error("r{0} may be read before it is assigned")]
+    Undefined(u32),
+    /// A register of the wrong type.
+    #[error("{what}: r{reg} is {found}, not {wanted}")]
+    Type {
+        /// The statement.
+        what: String,
+        /// The register.
+        reg: u32,
+        /// Its type.
+        found: &'static str,
+        /// What would be right.
+        wanted: &'static str,
+    },
+    /// An operation with too many or too few operands.
+    #[error("{op} takes {wanted} operands, not {found}")]
+    Arity {
+        /// The operation.
+        op: String,
+        /// How many it takes.
+        wanted: usize,
+        /// How many it has.
+        found: usize,
+    },
+    /// An operation of complex numbers.
+    #[error("{0} is for complex numbers; a proc has pairs of real ones")]
+    ComplexOp(&'static str),
+    /// A shift by the register's width or more.
+    #[error("{op} of a register with {bits} bits")]
+    Shift {
+        /// The operation.
+        op: String,
+        /// The register's width.
+        bits: u8,
+    },
+    /// A store to a buffer that is read only.
+    #[error("{0} is read only, but is stored to")]
+    ReadOnly(String),
+    /// Bits of an element that does not have 16.
+    #[error("{buffer} has {dtype} elements; only 16-bit elements are accessed as bits")]
+    NotHalf {
+        /// The buffer.
+        buffer: String,
+        /// Its storage type.
+        dtype: Dtype,
+    },
+    /// A buffer or item count that depends on a loop variable.
+    #[error("{what} must be known before the loops, but mentions a loop variable: {text}")]
+    NotConstant {
+        /// What is at fault.
+        what: String,
+        /// The expression.
+        text: String,
+    },
+}
+
+/// Whether a proc is in the grammar.
+///
+/// # Errors
+/// The first [`Fault`] in program order.
+pub fn verify(proc: &Proc) -> Result<(), VerifyError> {
+    let mut verifier = Verifier {
+        proc,
+        scope: Vec::new(),
+        lane: None,
+        set: BTreeSet::new(),
+    };
+    verifier.proc().map_err(|fault| VerifyError {
+        proc: proc.name.clone(),
+        fault,
+    })
+}
+
+struct Verifier<'a> {
+    proc: &'a Proc,
+    scope: Vec<Var>,
+    lane: Option<(Var, Lanes)>,
+    /// Registers that are assigned on every path to here.
+    set: BTreeSet<Reg>,
+}
+
+impl Verifier<'_> {
+    fn proc(&mut self) -> Result<(), Fault> {
+        for buffer in &self.proc.buffers {
+            self.known(&buffer.len, &format!("the length of {}", buffer.name))?;
+        }
+        self.known(&self.proc.items, "the number of items")?;
+        let [
+            Stmt::For {
+                var,
+                kind: LoopKind::Core,
+                lo,
+                hi,
+                step,
+                body,
+            },
+        ] = &self.proc.body[..]
+        else {
+            return Err(Fault::NotOneCore);
+        };
+        if *lo != Ix::Const(0) || *hi != self.proc.items || *step != 1 {
+            let (lo, hi) = (self.proc.show(lo), self.proc.show(hi));
+            return Err(Fault::CoreBounds(format!("{lo}..{hi} by {step}")));
+        }
+        self.enter(*var)?;
+        self.stmts(body)
+    }
+
+    /// An expression of extents alone.
+    fn known(&self, ix: &Ix, what: &str) -> Result<(), Fault> {
+        match self.ix(ix) {
+            Err(Fault::Scope(_)) => Err(Fault::NotConstant {
+                what: what.to_owned(),
+                text: self.proc.show(ix),
+            }),
+            result => result,
+        }
+    }
+
+    fn name(&self, var: Var) -> String {
+        self.proc
+            .vars
+            .get(var.0 as usize)
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    fn enter(&mut self, var: Var) -> Result<(), Fault> {
+        if var.0 as usize >= self.proc.vars.len() {
+            return Err(Fault::Undeclared {
+                what: "variable",
+                index: var.0,
+            });
+        }
+        if self.scope.contains(&var) {
+            return Err(Fault::Shadow(self.name(var)));
+        }
+        self.scope.push(var);
+        Ok(())
+    }
+
+    fn ix(&self, ix: &Ix) -> Result<(), Fault> {
+        match ix {
+            Ix::Const(_) => Ok(()),
+            Ix::Var(v) if v.0 as usize >= self.proc.vars.len() => Err(Fault::Undeclared {
+                what: "variable",
+                index: v.0,
+            }),
+            Ix::Var(v) if !self.scope.contains(v) => Err(Fault::Scope(self.name(*v))),
+            Ix::Var(_) => Ok(()),
+            Ix::Extent(a) => match self.proc.extents.get(a.0 as usize) {
+                Some(Some(_)) => Ok(()),
+                _ => Err(Fault::Extent(a.0)),
+            },
+            Ix::Div(_, d) if matches!(**d, Ix::Const(k) if k < 1) => {
+                Err(Fault::Divisor(self.proc.show(ix)))
+            }
+            Ix::Add(a, b) | Ix::Sub(a, b) | Ix::Mul(a, b) | Ix::Div(a, b) | Ix::Min(a, b) => {
+                self.ix(a)?;
+                self.ix(b)
+            }
+        }
+    }
+
+    /// An expression that must not depend on the lane.
+    fn uniform(&self, ix: &Ix, what: &'static str) -> Result<(), Fault> {
+        self.ix(ix)?;
+        match &self.lane {
+            Some((var, _)) if ix.mentions(*var) => Err(Fault::LaneDependent {
+                what,
+                var: self.name(*var),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn stmts(&mut self, stmts: &[Stmt]) -> Result<(), Fault> {
+        let scope = self.scope.len();
+        stmts.iter().try_for_each(|s| self.stmt(s))?;
+        self.scope.truncate(scope);
+        Ok(())
+    }
+
+    fn stmt(&mut self, stmt: &Stmt) -> Result<(), Fault> {
+        match stmt {
+            Stmt::For {
+                var,
+                kind,
+                lo,
+                hi,
+                step,
+                body,
+            } => {
+                self.uniform(lo, "a loop's bounds")?;
+                self.uniform(hi, "a loop's bounds")?;
+                if *step <= 0 {
+                    return Err(Fault::Step {
+                        var: self.name(*var),
+                        step: *step,
+                    });
+                }
+                self.enter(*var)?;
+                match kind {
+                    LoopKind::Core => return Err(Fault::InnerCore(self.name(*var))),
+                    LoopKind::Serial => {
+                        let before = self.set.clone();
+                        self.stmts(body)?;
+                        // A loop that surely has a turn assigns what its body assigns.
+                        if !matches!((lo, hi), (Ix::Const(a), Ix::Const(b)) if a < b) {
+                            self.set = before;
+                        }
+                    }
+                    LoopKind::Lane(width) => {
+                        self.lane_loop(*var, *width, (lo, hi, *step), body)?;
+                    }
+                }
+                self.scope.pop();
+                Ok(())
+            }
+            Stmt::Let(var, ix) => {
+                self.uniform(ix, "an index variable")?;
+                self.enter(*var)
+            }
+            Stmt::Set(reg, rhs) => {
+                self.rhs(*reg, rhs)?;
+                self.set.insert(*reg);
+                Ok(())
+            }
+            Stmt::Store(buf, ix, reg) => {
+                self.store(*buf, ix, *reg)?;
+                self.wants(*reg, Ty::is_float, "f32 or f64", || {
+                    format!("store to {}", self.proc.buffer(*buf).name)
+                })
+            }
+            Stmt::StoreBits(buf, ix, reg) => {
+                self.store(*buf, ix, *reg)?;
+                self.half(*buf)?;
+                self.wants(
+                    *reg,
+                    |t| t == Ty::I32,
+                    "i32",
+                    || format!("store of bits to {}", self.proc.buffer(*buf).name),
+                )
+            }
+            Stmt::If {
+                lhs,
+                rhs,
+                then,
+                els,
+            } => {
+                self.uniform(lhs, "a condition")?;
+                self.uniform(rhs, "a condition")?;
+                let before = self.set.clone();
+                self.stmts(then)?;
+                let after = std::mem::replace(&mut self.set, before);
+                self.stmts(els)?;
+                self.set.retain(|r| after.contains(r));
+                Ok(())
+            }
+        }
+    }
+
+    fn lane_loop(
+        &mut self,
+        var: Var,
+        width: u32,
+        (lo, hi, step): (&Ix, &Ix, i64),
+        body: &[Stmt],
+    ) -> Result<(), Fault> {
+        if self.lane.is_some() {
+            return Err(Fault::NestedLane(self.name(var)));
+        }
+        if width == 0 {
+            return Err(Fault::NoLanes(self.name(var)));
+        }
+        let apart = Polynomial::of(&(hi.clone() - lo.clone())).and_then(|p| p.constant());
+        if apart != Some(i64::from(width)) || step != 1 {
+            return Err(Fault::LaneWidth {
+                var: self.name(var),
+                width,
+                lo: self.proc.show(lo),
+                hi: self.proc.show(hi),
+                step,
+            });
+        }
+        let lanes = Lanes::of(var, body);
+        self.lane = Some((var, lanes));
+        self.stmts(body)?;
+        // Each turn has its own copies: none of them is left.
+        if let Some((_, lanes)) = self.lane.take() {
+            self.set.retain(|r| !lanes.assigned.contains(r));
+        }
+        Ok(())
+    }
+
+    fn buffer(&self, buf: Buf) -> Result<(), Fault> {
+        match self.proc.buffers.get(buf.0 as usize) {
+            Some(_) => Ok(()),
+            None => Err(Fault::Undeclared {
+                what: "buffer",
+                index: buf.0,
+            }),
+        }
+    }
+
+    fn store(&self, buf: Buf, ix: &Ix, reg: Reg) -> Result<(), Fault> {
+        self.buffer(buf)?;
+        self.ix(ix)?;
+        self.read(reg)?;
+        let decl = self.proc.buffer(buf);
+        if matches!(decl.role, Role::Input(_) | Role::Initial(_)) {
+            return Err(Fault::ReadOnly(decl.name.clone()));
+        }
+        match &self.lane {
+            Some((var, lanes)) if !ix.mentions(*var) && lanes.varying.contains(&reg) => {
+                let what = "a value stored to one element by all lanes";
+                Err(Fault::LaneDependent {
+                    what,
+                    var: self.name(*var),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn half(&self, buf: Buf) -> Result<(), Fault> {
+        let decl = self.proc.buffer(buf);
+        match decl.dtype {
+            Dtype::Bf16 | Dtype::F16 => Ok(()),
+            dtype => Err(Fault::NotHalf {
+                buffer: decl.name.clone(),
+                dtype,
+            }),
+        }
+    }
+
+    fn declared(&self, reg: Reg) -> Result<Ty, Fault> {
+        self.proc
+            .regs
+            .get(reg.0 as usize)
+            .copied()
+            .ok_or(Fault::Undeclared {
+                what: "register",
+                index: reg.0,
+            })
+    }
+
+    fn read(&self, reg: Reg) -> Result<Ty, Fault> {
+        let ty = self.declared(reg)?;
+        if self.set.contains(&reg) {
+            Ok(ty)
+        } else {
+            Err(Fault::Undefined(reg.0))
+        }
+    }
+
+    fn wants(
+        &self,
+        reg: Reg,
+        fits: impl Fn(Ty) -> bool,
+        wanted: &'static str,
+        what: impl Fn() -> String,
+    ) -> Result<(), Fault> {
+        let found = self.declared(reg)?;
+        if fits(found) {
+            return Ok(());
+        }
+        Err(Fault::Type {
+            what: what(),
+            reg: reg.0,
+            found: found.name(),
+            wanted,
+        })
+    }
+
+    fn rhs(&self, reg: Reg, rhs: &Rhs) -> Result<(), Fault> {
+        let ty = self.declared(reg)?;
+        match rhs {
+            Rhs::Const(_) => self.wants(reg, |t| t != Ty::Bool, "a number", || "constant".into()),
+            Rhs::Bits(_) => self.wants(reg, is_int, "i32 or i64", || "constant bits".into()),
+            Rhs::Index(ix) => {
+                self.ix(ix)?;
+                self.wants(reg, |t| t != Ty::Bool, "a number", || "index".into())
+            }
+            Rhs::Load(buf, ix) => {
+                self.buffer(*buf)?;
+                self.ix(ix)?;
+                self.wants(reg, Ty::is_float, "f32 or f64", || {
+                    format!("load from {}", self.proc.buffer(*buf).name)
+                })
+            }
+            Rhs::LoadBits(buf, ix) => {
+                self.buffer(*buf)?;
+                self.ix(ix)?;
+                self.half(*buf)?;
+                self.wants(
+                    reg,
+                    |t| t == Ty::I32,
+                    "i32",
+                    || format!("load of bits from {}", self.proc.buffer(*buf).name),
+                )
+            }
+            Rhs::Op(op, args) => {
+                if args.len() != op.arity() {
+                    return Err(Fault::Arity {
+                        op: op.name(),
+                        wanted: op.arity(),
+                        found: args.len(),
+                    });
+                }
+                let types: Vec<Ty> = args
+                    .iter()
+                    .map(|a| self.read(*a))
+                    .collect::<Result<_, _>>()?;
+                self.op(*op, (reg, ty), args, &types)
+            }
+        }
+    }
+
+    /// Result and operands of an operation.
+    fn op(&self, op: LoopOp, to: (Reg, Ty), args: &[Reg], types: &[Ty]) -> Result<(), Fault> {
+        let wrong = |reg: Reg, wanted| {
+            let found = self.proc.ty(reg).name();
+            Err(Fault::Type {
+                what: op.name(),
+                reg: reg.0,
+                found,
+                wanted,
+            })
+        };
+        let all = |wanted: Ty| match args.iter().zip(types).find(|(_, t)| **t != wanted) {
+            Some((reg, _)) => wrong(*reg, wanted.name()),
+            None => Ok(()),
+        };
+        let result = |wanted: Ty| {
+            if to.1 == wanted {
+                Ok(())
+            } else {
+                wrong(to.0, wanted.name())
+            }
+        };
+        let first_float = || {
+            if types[0].is_float() {
+                Ok(())
+            } else {
+                wrong(args[0], "f32 or f64")
+            }
+        };
+        let first_int = || {
+            if is_int(types[0]) {
+                Ok(())
+            } else {
+                wrong(args[0], "i32 or i64")
+            }
+        };
+        match op {
+            LoopOp::Math(m @ (Op::Re | Op::Im | Op::Conj | Op::Complex)) => {
+                Err(Fault::ComplexOp(m.name()))
+            }
+            LoopOp::Math(m) if m.is_comparison() => {
+                first_float()?;
+                all(types[0])?;
+                result(Ty::Bool)
+            }
+            LoopOp::Math(Op::Select) => {
+                if types[0] != Ty::Bool {
+                    return wrong(args[0], "bool");
+                }
+                if types[2] != types[1] {
+                    return wrong(args[2], types[1].name());
+                }
+                result(types[1])
+            }
+            LoopOp::Math(_) | LoopOp::Fma | LoopOp::Round => {
+                first_float()?;
+                all(types[0])?;
+                result(types[0])
+            }
+            LoopOp::Copy => result(types[0]),
+            LoopOp::Bitcast => match types[0] {
+                Ty::F32 => result(Ty::I32),
+                Ty::F64 => result(Ty::I64),
+                Ty::I32 => result(Ty::F32),
+                Ty::I64 => result(Ty::F64),
+                Ty::Bool => wrong(args[0], "a number"),
+            },
+            LoopOp::Convert => match types[0] {
+                Ty::F32 => result(Ty::F64),
+                Ty::F64 => result(Ty::F32),
+                _ => wrong(args[0], "f32 or f64"),
+            },
+            LoopOp::FromInt => match types[0] {
+                Ty::I32 => result(Ty::F32),
+                Ty::I64 => result(Ty::F64),
+                _ => wrong(args[0], "i32 or i64"),
+            },
+            LoopOp::IAdd | LoopOp::ISub | LoopOp::And | LoopOp::Or => {
+                first_int()?;
+                all(types[0])?;
+                result(types[0])
+            }
+            LoopOp::Shl(k) | LoopOp::Shr(k) | LoopOp::Sar(k) => {
+                first_int()?;
+                let bits = if types[0] == Ty::I64 { 64 } else { 32 };
+                if k >= bits {
+                    return Err(Fault::Shift {
+                        op: op.name(),
+                        bits,
+                    });
+                }
+                result(types[0])
+            }
+            LoopOp::ILt => {
+                first_int()?;
+                all(types[0])?;
+                result(Ty::Bool)
+            }
+        }
+    }
+}
+
+fn is_int(ty: Ty) -> bool {
+    matches!(ty, Ty::I32 | Ty::I64)
+}
+
+#[cfg(test)]
+#[path = "verify/tests.rs"]
+mod tests;
