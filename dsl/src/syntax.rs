@@ -13,9 +13,13 @@
 //! op     ::= + - * / < <= > >= == !=
 //! ```
 
+mod attribute;
 mod expr;
 mod parse;
 mod print;
+mod signature;
+mod statement;
+mod token;
 
 use crate::diagnostic::Loc;
 use crate::op::Op;

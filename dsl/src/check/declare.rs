@@ -16,6 +16,7 @@ impl Checker<'_> {
         for param in &kernel.params {
             self.param(param);
         }
+        self.extents();
         for (i, ty) in kernel.outputs.iter().enumerate() {
             let several = kernel.outputs.len() > 1;
             let name = if several {
@@ -24,7 +25,8 @@ impl Checker<'_> {
                 "out".to_owned()
             };
             let axes = self.axes_of(ty);
-            if ty.kind != TypeKind::Error && !axes.contains(&self.r.time) {
+            let told = self.wrong_axes.contains(self.r.time);
+            if ty.kind != TypeKind::Error && !axes.contains(&self.r.time) && !told {
                 let time = self.r.axis_name(self.r.time).to_owned();
                 self.error(
                     ty.loc,
@@ -40,7 +42,6 @@ impl Checker<'_> {
                 value_im: None,
             });
         }
-        self.extents();
         let options = &kernel.options;
         if let (Some(_), Some(both)) = (options.reverse, options.bidirectional) {
             self.error(
