@@ -27,7 +27,7 @@ pub fn candidates(
         .parallel
         .iter()
         .map(|&a| extents.get(a))
-        .product::<usize>()
+        .fold(1, usize::saturating_mul)
         / whole as usize;
     let mut out: Vec<Schedule> = Vec::new();
     let mut algorithms = vec![Algorithm::Sequential];

@@ -130,10 +130,10 @@ impl<'a> Call<'a> {
                 }
                 StateArgs::Apart(initial, last) => {
                     if let Some(initial) = initial {
-                        shapes.push((&decl.name, points("initial", initial.shape())?));
+                        shapes.push((&decl.name, points("initial state", initial.shape())?));
                     }
                     if let Some(last) = last {
-                        let shape = points("last", last.shape())?;
+                        let shape = points("last state", last.shape())?;
                         if initial.is_some() {
                             lasts.push((decl, shape));
                         } else {
@@ -159,7 +159,7 @@ impl<'a> Call<'a> {
             source,
         })?;
         for (decl, shape) in lasts {
-            same(r, "last", &decl.name, &decl.axes, &extents, shape)?;
+            same(r, "last state", &decl.name, &decl.axes, &extents, shape)?;
         }
         if let Some(boundaries) = &self.boundaries {
             let axes: Vec<AxisId> = specialized
@@ -268,6 +268,8 @@ fn missing_tensor(
         what,
         name: name.to_owned(),
         ty: format!("{ty}<{}>", axis_names(r, axes)),
+        add: format!(".{what}(\"{name}\", …)"),
+        to: "arguments",
     }
 }
 

@@ -20,14 +20,14 @@ pub enum Error {
         known: Vec<String>,
     },
     /// An argument that was not passed.
-    #[error(
-        "kernel `{kernel}` needs its {what} `{name}: {ty}`; add `.{what}(\"{name}\", …)` to the arguments"
-    )]
+    #[error("kernel `{kernel}` needs its {what} `{name}: {ty}`; add `{add}` to the {to}")]
     Missing {
         kernel: String,
         what: &'static str,
         name: String,
         ty: String,
+        add: String,
+        to: &'static str,
     },
     /// An argument that was passed more than once.
     #[error("the {what} `{name}` was passed twice; pass it once")]
@@ -119,6 +119,9 @@ pub enum Error {
         "this machine did not give {bytes} bytes of memory; split the batch or the channels into several launches"
     )]
     OutOfMemory { bytes: usize },
+    /// A kernel text with mistakes.
+    #[error(transparent)]
+    Parse(#[from] selscan_dsl::ParseError),
     /// A schedule that does not fit the recurrence, its shape or the machine.
     #[error(transparent)]
     Refused(#[from] selscan_codegen::Refusal),

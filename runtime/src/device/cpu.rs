@@ -15,6 +15,8 @@ use selscan_codegen::Target;
 
 use super::host::{self, Feature};
 use super::memory::Memory;
+use super::program::CpuProgram;
+use crate::cache::CodeCache;
 use crate::error::Error;
 use crate::store::Store;
 
@@ -43,6 +45,7 @@ struct Shared {
     target: Target,
     /// None where one thread is asked for: the caller's.
     pool: Option<ThreadPool>,
+    code: CodeCache<CpuProgram>,
     store: Store,
 }
 
@@ -103,6 +106,7 @@ impl Cpu {
                 isa,
                 target,
                 pool,
+                code: CodeCache::default(),
                 store: options.store.unwrap_or_else(Store::user),
             }),
         })
@@ -125,6 +129,9 @@ impl Cpu {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.shared.store
+    }
+    pub(crate) fn code(&self) -> &CodeCache<CpuProgram> {
+        &self.shared.code
     }
     pub(super) fn isa(&self) -> &OwnedTargetIsa {
         &self.shared.isa

@@ -188,15 +188,6 @@ impl<'a> SpanMut<'a> {
     pub(crate) fn reborrow(&mut self) -> SpanMut<'_> {
         SpanMut { ..*self }
     }
-    /// The same elements, only to be read.
-    pub(crate) fn shared(&self) -> Span<'_> {
-        Span {
-            ptr: self.ptr,
-            dtype: self.dtype,
-            len: self.len,
-            memory: PhantomData,
-        }
-    }
     /// Every element set to `value`, rounded to its type.
     pub(crate) fn fill(&mut self, value: f64) {
         fn fill<T: Element>(span: &mut SpanMut<'_>, value: f64) {
@@ -285,5 +276,92 @@ impl<'a> TensorMut<'a> {
             memory: PhantomData,
         };
         Ok(TensorMut::from_span(span, shape))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{Args, Cpu, CpuOptions, Kernel, Store};
+    use selscan_dsl::Recurrence;
+
+    const SHAPE: [usize; 2] = [3, 8];
+    const LEN: usize = 24;
+
+    fn kernel() -> Kernel {
+        let text = "
+            #[ssm_kernel]
+            fn sums(x: Tensor<L, D>, w: Tensor<L, D>, h: State<D>) -> Tensor<L, D> { h = h + x * w; h }";
+        let options = CpuOptions {
+            threads: Some(1),
+            store: Some(Store::none()),
+            ..CpuOptions::default()
+        };
+        let cpu = Cpu::with_options(options).unwrap();
+        cpu.kernel(Recurrence::parse(text).unwrap())
+    }
+
+    /// Views of `shape` at an offset of f32 elements.
+    fn at<'a>(memory: *mut u8, offset: usize, shape: &[usize]) -> (TensorRef<'a>, TensorMut<'a>) {
+        let ptr = memory.wrapping_add(4 * offset);
+        // SAFETY: the tests' vectors are long enough, outlive the launches and are not used meanwhile.
+        unsafe {
+            (
+                TensorRef::from_raw_parts(ptr, Dtype::F32, shape).unwrap(),
+                TensorMut::from_raw_parts(ptr, Dtype::F32, shape).unwrap(),
+            )
+        }
+    }
+
+    #[test]
+    fn an_output_in_the_memory_of_an_input_is_refused() {
+        let kernel = kernel();
+        let mut memory = vec![1f32; 3 * LEN];
+        let memory = memory.as_mut_ptr().cast();
+        for (offset, fits) in [
+            (0, false),
+            (1, false),
+            (LEN - 1, false),
+            (LEN, true),
+            (2 * LEN, true),
+        ] {
+            // Two inputs may be one tensor.
+            let x = at(memory, 0, &SHAPE).0;
+            let args = Args::new().input("x", x.clone()).input("w", x);
+            let launched = kernel.launch(args.output("out", at(memory, offset, &SHAPE).1));
+            match launched {
+                Ok(()) => assert!(fits, "{offset}"),
+                Err(e) => {
+                    assert!(!fits);
+                    assert_eq!(
+                        e.to_string(),
+                        "the output `out` lies in the memory of the input `x`; give it memory of its own (only a state may \
+                         be updated in place: `state_in_place`)"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_state_before_and_after_may_be_one_memory_but_not_two_that_overlap() {
+        let kernel = kernel();
+        let (x, mut out) = (vec![1f32; LEN], vec![f32::NAN; LEN]);
+        let mut states = vec![5f32; 16];
+        let memory = states.as_mut_ptr().cast();
+        for offset in [1, 0] {
+            let x = TensorRef::new(&x, &SHAPE).unwrap();
+            let args = Args::new().input("x", x.clone()).input("w", x);
+            let launched = kernel.launch(
+                args.output("out", TensorMut::new(&mut out, &SHAPE).unwrap())
+                    .initial("h", at(memory, 0, &[8]).0)
+                    .last("h", at(memory, offset, &[8]).1),
+            );
+            assert_eq!(launched.is_ok(), offset == 0, "{launched:?}");
+        }
+        assert_eq!(states[..8], [8.0; 8]);
+        assert_eq!(states[8..], [5.0; 8]);
+        assert_eq!(out[LEN - 8..], [8.0; 8]);
     }
 }

@@ -4,7 +4,9 @@ mod bindings;
 pub mod cpu;
 mod host;
 pub(crate) mod memory;
+mod program;
 
 pub use bindings::Bindings;
 pub use cpu::{Cpu, CpuOptions};
 pub use host::Feature;
+pub use program::CpuProgram;

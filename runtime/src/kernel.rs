@@ -1,0 +1,458 @@
+//! A kernel: a recurrence on a device, compiled when a launch first needs it.
+//!
+//! In: a recurrence, then arguments. Out: outputs and last states in the caller's memory. Each combination of
+//! given inputs, states, element types and of the extents that plans compile in has code of its own, kept in
+//! memory; launches that differ only in run-time extents share it.
+//!
+//! Arithmetic is in f64 if any tensor of the launch is f64, else in f32.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use selscan_codegen::{Dtype, Plan, Refusal, Schedule, Ty, candidates, lower};
+use selscan_dsl::array::Array;
+use selscan_dsl::scan::{Scan, prepare};
+use selscan_dsl::{AxisId, Extents, InputId, Recurrence, StateId};
+
+use crate::args::Args;
+use crate::buffer::{Tensor, TensorMut, TensorRef};
+use crate::cache::lock;
+use crate::call::{Call, StateArgs};
+use crate::device::{Bindings, Cpu, CpuProgram};
+use crate::error::Error;
+use crate::spec::Spec;
+use crate::store::{Key, Record};
+
+/// The most shapes whose choice of code is remembered at once; the code itself is shared among shapes.
+const MOST_SHAPES: usize = 1024;
+
+/// A recurrence on a device. Cheap to clone; clones share compiled code.
+#[derive(Clone)]
+pub struct Kernel {
+    shared: Arc<Shared>,
+    forced: Option<Vec<Schedule>>,
+}
+
+struct Shared {
+    cpu: Cpu,
+    recurrence: Recurrence,
+    /// By what is given and whether sequences are packed.
+    prepared: Mutex<HashMap<(Vec<bool>, bool), Arc<Prepared>>>,
+    compiled: Mutex<HashMap<(Spec, Extents, Option<Vec<Schedule>>), Arc<Compiled>>>,
+    /// What the tuner found, also where the store can't keep it.
+    tuned: Mutex<HashMap<Key, Record>>,
+}
+
+/// A recurrence for one choice of optional inputs.
+pub(crate) struct Prepared {
+    /// What is given is an input, what is not is gone.
+    pub specialized: Recurrence,
+    /// Its stages, one per direction of time.
+    pub stages: Vec<Scan>,
+}
+
+/// The code of one specialisation at some extents.
+pub struct Compiled {
+    prepared: Arc<Prepared>,
+    stages: Vec<CompiledStage>,
+}
+
+/// The code of one stage: of one direction of time.
+pub struct CompiledStage {
+    /// The schedule that was used.
+    pub schedule: Schedule,
+    /// Its code.
+    pub program: Arc<CpuProgram>,
+}
+
+impl Compiled {
+    /// The stages in the order in which they run.
+    #[must_use]
+    pub fn stages(&self) -> &[CompiledStage] {
+        &self.stages
+    }
+    /// The stages' recurrences, classified.
+    #[must_use]
+    pub fn scans(&self) -> &[Scan] {
+        &self.prepared.stages
+    }
+    /// How long compiling its code took (lowering not included), whoever asked first.
+    #[must_use]
+    pub fn jit_time(&self) -> Duration {
+        self.stages.iter().map(|s| s.program.jit_time()).sum()
+    }
+}
+
+impl Cpu {
+    /// A recurrence on this device; nothing is compiled yet.
+    #[must_use]
+    pub fn kernel(&self, recurrence: Recurrence) -> Kernel {
+        Kernel {
+            shared: Arc::new(Shared {
+                cpu: self.clone(),
+                recurrence,
+                prepared: Mutex::default(),
+                compiled: Mutex::default(),
+                tuned: Mutex::default(),
+            }),
+            forced: None,
+        }
+    }
+}
+
+impl Kernel {
+    /// The recurrence as it was written.
+    #[must_use]
+    pub fn recurrence(&self) -> &Recurrence {
+        &self.shared.recurrence
+    }
+    /// The device.
+    #[must_use]
+    pub fn cpu(&self) -> &Cpu {
+        &self.shared.cpu
+    }
+
+    /// The same kernel with a schedule for every stage, in place of a tuned or the default one.
+    #[must_use]
+    pub fn with_schedule(&self, schedule: Schedule) -> Kernel {
+        self.with_schedules(&[schedule])
+    }
+
+    /// The same kernel with a schedule per stage; stages beyond the last one use the last one.
+    #[must_use]
+    pub fn with_schedules(&self, schedules: &[Schedule]) -> Kernel {
+        Kernel {
+            shared: self.shared.clone(),
+            forced: (!schedules.is_empty()).then(|| schedules.to_vec()),
+        }
+    }
+
+    /// Extents by the names of axes; aliases follow the axis that they stand for.
+    ///
+    /// # Errors
+    /// If a name is no axis of the kernel, or an axis is left out.
+    pub fn extents(&self, by_name: &[(&str, usize)]) -> Result<Extents, Error> {
+        let r = self.recurrence();
+        let known = || {
+            r.axes
+                .iter()
+                .filter(|a| a.alias_of.is_none())
+                .map(|a| a.name.clone())
+        };
+        for (name, _) in by_name {
+            if r.axis_named(name).is_none() {
+                return Err(Error::Unknown {
+                    kernel: r.name.clone(),
+                    what: "axis",
+                    name: (*name).to_owned(),
+                    nearest: crate::error::nearest(name, r.axes.iter().map(|a| a.name.as_str())),
+                    known: known().collect(),
+                });
+            }
+        }
+        let extent = |i: u8| {
+            let name = r.axis_name(r.canonical(AxisId(i)));
+            let found = by_name.iter().find(|(n, _)| *n == name);
+            found
+                .map(|(_, extent)| *extent)
+                .ok_or_else(|| Error::Missing {
+                    kernel: r.name.clone(),
+                    what: "axis",
+                    name: name.to_owned(),
+                    ty: "usize".to_owned(),
+                    add: format!("(\"{name}\", …)"),
+                    to: "extents",
+                })
+        };
+        let all: Result<Vec<usize>, Error> = (0..r.axes.len() as u8).map(extent).collect();
+        Ok(Extents(all?))
+    }
+
+    /// Runs the kernel: outputs and wanted last states are written, nothing else is.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the arguments, before anything is written; see [`Error`].
+    pub fn launch(&self, args: Args<'_>) -> Result<(), Error> {
+        let r = self.recurrence();
+        let call = Call::resolve(r, args)?;
+        let prepared = self.prepared(&call.spec)?;
+        let extents = call.extents(r, &prepared.specialized)?;
+        if extents.get(r.time) == 0 {
+            return no_steps(&prepared.specialized, call);
+        }
+        let written = r.outputs.iter().map(|o| &o.axes);
+        let states = r.states.iter().map(|s| &s.axes);
+        if written
+            .chain(states)
+            .all(|axes| extents.shape(axes).contains(&0))
+        {
+            return Ok(());
+        }
+        let compiled = self.compile(&call.spec, &extents)?;
+        run(&compiled, call, &extents)
+    }
+
+    /// Runs one step of time (decoding): [`Kernel::launch`] with an extent of 1 on the time axis and every state,
+    /// those of `delay` included, in place.
+    ///
+    /// # Errors
+    /// As [`Kernel::launch`]; if a state is not passed with [`Args::state_in_place`].
+    pub fn step(&self, args: Args<'_>) -> Result<(), Error> {
+        let r = self.recurrence();
+        let passed = |name: &str| args.in_place.iter().any(|(n, _)| *n == name);
+        if let Some(state) = r.states.iter().find(|s| !passed(&s.name)) {
+            return Err(Error::Missing {
+                kernel: r.name.clone(),
+                what: "state",
+                name: state.name.clone(),
+                ty: format!("State<{}>", crate::call::axis_names(r, &state.axes)),
+                add: format!(".state_in_place(\"{}\", …)", state.name),
+                to: "arguments",
+            });
+        }
+        for output in &r.outputs {
+            let at = output.axes.iter().position(|&a| a == r.time);
+            let tensor = args.outputs.iter().find(|(n, _)| *n == output.name);
+            let steps = at
+                .zip(tensor)
+                .and_then(|(at, (_, t))| t.shape().get(at).copied());
+            if let Some(steps) = steps.filter(|&n| n != 1) {
+                return Err(Error::Steps {
+                    kernel: r.name.clone(),
+                    axis: r.axis_name(r.time).to_owned(),
+                    name: output.name.clone(),
+                    steps,
+                });
+            }
+        }
+        self.launch(args)
+    }
+
+    /// The code for a specialisation at some extents, compiled now if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if a forced schedule does not fit; [`Error::Jit`] on a bug of the compiler.
+    pub fn compile(&self, spec: &Spec, extents: &Extents) -> Result<Arc<Compiled>, Error> {
+        let key = (spec.clone(), extents.clone(), self.forced.clone());
+        if let Some(compiled) = lock(&self.shared.compiled).get(&key) {
+            return Ok(compiled.clone());
+        }
+        let prepared = self.prepared(spec)?;
+        let cpu = self.cpu();
+        let stage = |plan: Plan| {
+            let program = lower(&plan);
+            let code = cpu
+                .code()
+                .get_or_compile(&program, || cpu.compile(&program))?;
+            Ok(CompiledStage {
+                schedule: plan.schedule,
+                program: code,
+            })
+        };
+        let plans = self.plan(spec, extents)?;
+        let stages = plans.into_iter().map(stage).collect::<Result<_, Error>>()?;
+        let compiled = Arc::new(Compiled { prepared, stages });
+        let mut all = lock(&self.shared.compiled);
+        if all.len() >= MOST_SHAPES {
+            all.clear();
+        }
+        all.insert(key, compiled.clone());
+        Ok(compiled)
+    }
+
+    /// The plan of each stage.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if a forced schedule does not fit.
+    pub fn plan(&self, spec: &Spec, extents: &Extents) -> Result<Vec<Plan>, Error> {
+        let prepared = self.prepared(spec)?;
+        let options = spec.options(self.recurrence());
+        let target = self.cpu().target();
+        let tuned = match &self.forced {
+            Some(_) => None,
+            None => self.tuned(spec, extents, prepared.stages.len()),
+        };
+        let plan = |(i, scan): (usize, &Scan)| {
+            let new = |schedule: &Schedule| Plan::new(scan, extents, &options, target, schedule);
+            if let Some(forced) = &self.forced {
+                return new(&forced[i.min(forced.len() - 1)]);
+            }
+            let tuned = tuned.as_ref().map(|schedules| new(&schedules[i]));
+            if let Some(Ok(plan)) = tuned {
+                return Ok(plan);
+            }
+            match candidates(scan, extents, &options, target).first() {
+                Some(schedule) => new(schedule),
+                None => Err(Refusal(
+                    "no schedule fits this shape; use smaller extents".into(),
+                )),
+            }
+        };
+        let plans = prepared.stages.iter().enumerate().map(plan);
+        Ok(plans.collect::<Result<_, Refusal>>()?)
+    }
+
+    /// The stages of the specialised recurrence, simplified and classified.
+    ///
+    /// # Errors
+    /// None of a recurrence that was parsed.
+    pub fn scans(&self, spec: &Spec) -> Result<Vec<Scan>, Error> {
+        Ok(self.prepared(spec)?.stages.clone())
+    }
+
+    pub(crate) fn prepared(&self, spec: &Spec) -> Result<Arc<Prepared>, Error> {
+        let given: Vec<bool> = spec.inputs.iter().map(Option::is_some).collect();
+        let key = (given, spec.boundaries);
+        if let Some(prepared) = lock(&self.shared.prepared).get(&key) {
+            return Ok(prepared.clone());
+        }
+        let r = self.recurrence();
+        let present = |name: &str| spec.is_given(r, name);
+        let prepared = Arc::new(Prepared {
+            specialized: r.specialize(&present),
+            stages: prepare(r, &present, spec.boundaries),
+        });
+        lock(&self.shared.prepared).insert(key, prepared.clone());
+        Ok(prepared)
+    }
+
+    /// The key under which a tuned schedule is remembered.
+    pub(crate) fn key(&self, spec: &Spec, extents: &Extents) -> Key {
+        let r = self.recurrence();
+        let rounded = |(axis, &extent): (&selscan_dsl::AxisDecl, &usize)| {
+            let bucket = extent.checked_next_power_of_two().unwrap_or(usize::MAX);
+            format!("{} {bucket}", axis.name)
+        };
+        let bucket: Vec<String> = r.axes.iter().zip(&extents.0).map(rounded).collect();
+        Key {
+            target: self.cpu().target().name.clone(),
+            compiler: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: r.to_string(),
+            spec: spec.show(r),
+            bucket: bucket.join(", "),
+        }
+    }
+
+    /// What the tuner found for these extents, in this process or an earlier one.
+    fn tuned(&self, spec: &Spec, extents: &Extents, stages: usize) -> Option<Vec<Schedule>> {
+        let key = self.key(spec, extents);
+        let known = lock(&self.shared.tuned).get(&key).cloned();
+        let record = known.or_else(|| self.cpu().store().load(&key))?;
+        let schedules: Result<Vec<Schedule>, _> =
+            record.schedules.iter().map(|text| text.parse()).collect();
+        schedules.ok().filter(|s| s.len() == stages)
+    }
+
+    /// Uses what the tuner found from now on.
+    pub(crate) fn remember(&self, key: Key, record: Record) {
+        lock(&self.shared.tuned).insert(key, record);
+        lock(&self.shared.compiled).retain(|(_, _, forced), _| forced.is_some());
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernel({} on {:?})", self.recurrence().name, self.cpu())
+    }
+}
+
+/// The last states of a launch without steps: the initial ones.
+fn no_steps(r: &Recurrence, call: Call<'_>) -> Result<(), Error> {
+    for (decl, state) in r.states.iter().zip(call.states) {
+        if let StateArgs::Apart(initial, Some(last)) = state {
+            let mut last = last.into_span();
+            match initial {
+                Some(initial) => last.copy_from(initial.span()),
+                None if decl.complex => last.fill_pairs(decl.init),
+                None => last.fill(decl.init),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs the stages; values that one carries to the next live in memory of the launch.
+fn run(compiled: &Compiled, mut call: Call<'_>, extents: &Extents) -> Result<(), Error> {
+    let specialized = &compiled.prepared.specialized;
+    let dtype = match call.spec.compute() {
+        Ty::F64 => Dtype::F64,
+        _ => Dtype::F32,
+    };
+    let mut made: HashMap<String, Tensor> = HashMap::new();
+    if let Some(boundaries) = &call.boundaries {
+        let data = boundaries.seq_idx.iter().map(|&i| f64::from(i)).collect();
+        let seq_idx = Array::real(&boundaries.shape, data);
+        for (name, keep) in specialized.boundary_inputs(&seq_idx) {
+            made.insert(name, Tensor::from_f64(dtype, &keep.shape, &keep.data)?);
+        }
+    }
+    for (stage, scan) in compiled.stages.iter().zip(&compiled.prepared.stages) {
+        let r = &scan.recurrence;
+        let mut carried = Vec::new();
+        for decl in &r.outputs {
+            if !specialized.outputs.iter().any(|o| o.name == decl.name) {
+                let mut shape = extents.shape(&decl.axes);
+                shape.extend(decl.complex.then_some(2));
+                carried.push((decl.name.clone(), Tensor::zeros(dtype, &shape)?));
+            }
+        }
+        bind(&mut call, compiled, r, &made, &mut carried)
+            .and_then(|bindings| stage.program.launch(bindings, extents))?;
+        made.extend(carried);
+    }
+    Ok(())
+}
+
+/// The memory of one stage by the names of what it reads and writes.
+fn bind<'b>(
+    call: &'b mut Call<'_>,
+    compiled: &Compiled,
+    stage: &Recurrence,
+    made: &'b HashMap<String, Tensor>,
+    carried: &'b mut [(String, Tensor)],
+) -> Result<Bindings<'b>, Error> {
+    let whole = &compiled.prepared.specialized;
+    let mut bindings = Bindings::new();
+    // The inputs of the specialised recurrence are those given, in order.
+    let given: Vec<&TensorRef<'_>> = call.inputs.iter().flatten().collect();
+    for (i, decl) in stage.inputs.iter().enumerate() {
+        let own = whole
+            .input_named(&decl.name)
+            .and_then(|id| given.get(id.0 as usize));
+        let tensor = own
+            .map(|&t| t.clone())
+            .or_else(|| made.get(&decl.name).map(Tensor::view));
+        if let Some(tensor) = tensor {
+            bindings.input(InputId(i as u32), tensor);
+        }
+    }
+    for (decl, state) in whole.states.iter().zip(&mut call.states) {
+        let Some(StateId(s)) = stage.state_named(&decl.name) else {
+            continue;
+        };
+        match state {
+            StateArgs::InPlace(tensor) => bindings.in_place(StateId(s), tensor.reborrow()),
+            StateArgs::Apart(initial, last) => {
+                if let Some(initial) = initial {
+                    bindings.initial(StateId(s), initial.clone());
+                }
+                if let Some(last) = last {
+                    bindings.last(StateId(s), last.reborrow());
+                }
+            }
+        }
+    }
+    let position = |name: &str| stage.outputs.iter().position(|o| o.name == name);
+    for (decl, tensor) in whole.outputs.iter().zip(&mut call.outputs) {
+        if let Some(at) = position(&decl.name) {
+            bindings.output(at as u32, tensor.reborrow());
+        }
+    }
+    for (name, tensor) in carried {
+        if let Some(at) = position(name) {
+            bindings.output(at as u32, TensorMut::from(tensor));
+        }
+    }
+    Ok(bindings)
+}

@@ -1,0 +1,351 @@
+//! The tuner: times every schedule worth trying on the device and remembers the fastest one that is right.
+//!
+//! In: a kernel and arguments of the size that matters. Out: [`Tuned`]. A schedule may win only after its results
+//! on a slice of the data are those of the f64 meaning: |y − y64| ≤ K·eps·m, m the running error bound.
+
+use std::time::Instant;
+
+use selscan_codegen::plan::Plan;
+use selscan_codegen::{Algorithm, Schedule, candidates};
+use selscan_dsl::{Array, AxisIndex, AxisSet, Extents, Node, Outputs, eval_with_bound};
+
+use crate::buffer::Tensor;
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::owned::{OwnedArgs, OwnedResults};
+use crate::store::Record;
+
+/// K of the tolerance.
+const TOLERANCE: f64 = 32.0;
+/// Steps of the slice that is compared.
+const CHECKED_STEPS: usize = 131;
+/// Points of the axis that lanes run over: more than any block of vectors, and not a multiple of one.
+const CHECKED_LANES: usize = 67;
+/// Points of every other axis that the code is not fixed to.
+const CHECKED_POINTS: usize = 2;
+/// A schedule whose first run takes this many times the best time is not run again.
+const HOPELESS: f64 = 2.0;
+
+/// How to tune.
+pub struct Tuner<'p> {
+    /// Timed runs of a schedule, of which the median counts.
+    pub repeats: usize,
+    /// Called after each schedule.
+    pub progress: Option<&'p dyn Fn(&Progress<'_>)>,
+}
+
+/// Where a tuner is.
+pub struct Progress<'t> {
+    /// Schedules timed so far in this stage.
+    pub done: usize,
+    /// Schedules to time in this stage.
+    pub of: usize,
+    /// The stage: direction of time.
+    pub stage: usize,
+    /// The last one.
+    pub trial: &'t Trial,
+}
+
+/// One schedule's time.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// The stage it was tried for.
+    pub stage: usize,
+    /// The schedule.
+    pub schedule: Schedule,
+    /// Seconds a launch, or why it may not be used.
+    pub outcome: Result<f64, String>,
+}
+
+/// What a tuner found.
+#[derive(Clone, Debug)]
+pub struct Tuned {
+    /// The fastest schedule of each stage.
+    pub schedules: Vec<Schedule>,
+    /// Seconds of a launch with them.
+    pub seconds: f64,
+    /// Every schedule that was tried.
+    pub table: Vec<Trial>,
+    /// Whether the store has it; launches of this process use it in any case.
+    pub stored: bool,
+}
+
+impl Default for Tuner<'_> {
+    fn default() -> Self {
+        Tuner {
+            repeats: 5,
+            progress: None,
+        }
+    }
+}
+
+impl Tuner<'_> {
+    /// Finds the fastest schedules of `kernel` for `args` and makes later launches of that size use them.
+    ///
+    /// # Errors
+    /// What is wrong with the arguments; [`Error::Untunable`] if no schedule is right.
+    pub fn tune(&self, kernel: &Kernel, args: &OwnedArgs) -> Result<Tuned, Error> {
+        let (spec, extents) = kernel.resolve(args)?;
+        let options = spec.options(kernel.recurrence());
+        let target = kernel.cpu().target();
+        let mut results = kernel.results(args)?;
+        let check = Check::new(kernel, args)?;
+        let mut best: Vec<Schedule> = kernel
+            .plan(&spec, &extents)?
+            .iter()
+            .map(|p| p.schedule)
+            .collect();
+        let mut seconds = f64::INFINITY;
+        let mut table = Vec::new();
+        for (stage, scan) in kernel.scans(&spec)?.iter().enumerate() {
+            // With other schedules in the other stages, earlier times do not compare.
+            seconds = f64::INFINITY;
+            let schedules = candidates(scan, &extents, &options, target);
+            let of = schedules.len();
+            let mut winner = None;
+            for (done, schedule) in schedules.into_iter().enumerate() {
+                let mut all = best.clone();
+                all[stage] = schedule;
+                let outcome = match check.run(kernel, &all) {
+                    Ok(()) => self
+                        .time(&kernel.with_schedules(&all), args, &mut results, seconds)
+                        .map_err(|e| e.to_string()),
+                    Err(why) => Err(why),
+                };
+                if let Ok(t) = outcome
+                    && t < seconds
+                {
+                    (seconds, winner) = (t, Some(schedule));
+                }
+                let trial = Trial {
+                    stage,
+                    schedule,
+                    outcome,
+                };
+                if let Some(progress) = self.progress {
+                    progress(&Progress {
+                        done: done + 1,
+                        of,
+                        stage,
+                        trial: &trial,
+                    });
+                }
+                table.push(trial);
+            }
+            best[stage] = winner.ok_or_else(|| Error::Untunable {
+                kernel: kernel.recurrence().name.clone(),
+                why: match table.iter().find_map(|t| t.outcome.as_ref().err()) {
+                    Some(why) => why.clone(),
+                    None => "there is none for this shape".to_owned(),
+                },
+            })?;
+        }
+        let key = kernel.key(&spec, &extents);
+        let record = Record {
+            schedules: best.iter().map(Schedule::to_string).collect(),
+            seconds,
+        };
+        let saved = kernel.cpu().store().save(&key, &record);
+        if let Err(why) = &saved {
+            tracing::warn!("the tuned schedule is used, but not stored: {why}");
+        }
+        kernel.remember(key, record);
+        Ok(Tuned {
+            schedules: best,
+            seconds,
+            table,
+            stored: saved.is_ok() && kernel.cpu().store().folder().is_some(),
+        })
+    }
+
+    /// The median of some runs, after one that is not counted.
+    fn time(
+        &self,
+        kernel: &Kernel,
+        args: &OwnedArgs,
+        results: &mut OwnedResults,
+        best: f64,
+    ) -> Result<f64, Error> {
+        kernel.launch(args.args(results))?;
+        let mut times = Vec::with_capacity(self.repeats.max(1));
+        for _ in 0..self.repeats.max(1) {
+            let started = Instant::now();
+            kernel.launch(args.args(results))?;
+            times.push(started.elapsed().as_secs_f64());
+            if times[0] > HOPELESS * best {
+                break;
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times[times.len() / 2])
+    }
+}
+
+/// A slice of the arguments, and what the f64 meaning makes of it.
+struct Check {
+    args: OwnedArgs,
+    steps: usize,
+    wanted: Outputs,
+    bound: Outputs,
+}
+
+impl Check {
+    fn new(kernel: &Kernel, args: &OwnedArgs) -> Result<Check, Error> {
+        let r = kernel.recurrence();
+        let (spec, extents) = kernel.resolve(args)?;
+        let plans = kernel.plan(&spec, &extents)?;
+        let extents = slice(kernel, &plans, &extents);
+        let cut = |axes: &[selscan_dsl::AxisId], complex: bool, tensor: &Tensor| {
+            let mut shape = extents.shape(axes);
+            shape.extend(complex.then_some(2));
+            tensor.prefix(&shape)
+        };
+        let mut part = OwnedArgs {
+            flags: args.flags.clone(),
+            output: args.output,
+            ..OwnedArgs::default()
+        };
+        for decl in &r.inputs {
+            if let Some(tensor) = args.inputs.get(&decl.name) {
+                let tensor = cut(&decl.axes, decl.complex, tensor)?;
+                part.inputs.insert(decl.name.clone(), tensor);
+            }
+        }
+        for decl in &r.states {
+            if let Some(tensor) = args.initial.get(&decl.name) {
+                let tensor = cut(&decl.axes, decl.complex, tensor)?;
+                part.initial.insert(decl.name.clone(), tensor);
+            }
+        }
+        if let Some((seq_idx, shape)) = &args.seq_idx {
+            let batch = kernel.prepared(&spec)?.specialized.batch_axis();
+            let axes: Vec<_> = batch.into_iter().chain([r.time]).collect();
+            let (len, steps) = (shape.last().copied().unwrap_or(0), extents.get(r.time));
+            let kept = extents.shape(&axes);
+            let rows = seq_idx
+                .chunks(len.max(1))
+                .take(kept.iter().product::<usize>() / steps.max(1));
+            let data = rows.flat_map(|row| row[..steps].iter().copied()).collect();
+            part.seq_idx = Some((data, kept));
+        }
+        let (wanted, bound) = eval_with_bound(r, &part.to_inputs(r))?;
+        Ok(Check {
+            args: part,
+            steps: extents.get(r.time),
+            wanted,
+            bound,
+        })
+    }
+
+    /// Whether schedules give the right numbers on the slice. Chunks as long as the slice are checked as chunks of a
+    /// third of it: the same code but for one constant.
+    fn run(&self, kernel: &Kernel, schedules: &[Schedule]) -> Result<(), String> {
+        let short = |s: &Schedule| match s.algorithm {
+            Algorithm::Chunked { chunk } if chunk as usize >= self.steps => Schedule {
+                algorithm: Algorithm::Chunked {
+                    chunk: (self.steps / 3).max(1) as u32,
+                },
+                ..*s
+            },
+            _ => *s,
+        };
+        let schedules: Vec<Schedule> = schedules.iter().map(short).collect();
+        let kernel = kernel.with_schedules(&schedules);
+        let mut results = kernel.results(&self.args).map_err(|e| e.to_string())?;
+        results.fill(f64::NAN);
+        kernel
+            .launch(self.args.args(&mut results))
+            .map_err(|e| e.to_string())?;
+        let epsilon = |tensor: Option<&Tensor>| {
+            let stored = tensor.map_or(f64::EPSILON, |t| t.dtype().epsilon());
+            stored.max(
+                if kernel
+                    .resolve(&self.args)
+                    .is_ok_and(|(s, _)| s.compute() == selscan_codegen::Ty::F64)
+                {
+                    f64::EPSILON
+                } else {
+                    f64::from(f32::EPSILON)
+                },
+            )
+        };
+        let found = results.to_outputs(kernel.recurrence());
+        let pairs = [
+            (
+                &self.wanted.tensors,
+                &self.bound.tensors,
+                &found.tensors,
+                &results.outputs,
+            ),
+            (
+                &self.wanted.last,
+                &self.bound.last,
+                &found.last,
+                &results.last,
+            ),
+        ];
+        for (wanted, bound, found, tensors) in pairs {
+            for (name, wanted) in wanted {
+                let eps = epsilon(tensors.get(name));
+                compare(name, wanted, bound.get(name), found.get(name), eps)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// |y − y64| ≤ K·eps·m for every element; infinities and NaN where the f64 meaning has them.
+fn compare(
+    name: &str,
+    wanted: &Array,
+    bound: Option<&Array>,
+    found: Option<&Array>,
+    eps: f64,
+) -> Result<(), String> {
+    let (Some(bound), Some(found)) = (bound, found) else {
+        return Err(format!("`{name}` was not computed"));
+    };
+    for (i, &y) in wanted.data.iter().enumerate() {
+        let (x, m) = (found.data[i], bound.data[i]);
+        let right =
+            x == y || (x - y).abs() <= TOLERANCE * eps * m || !y.is_finite() || !m.is_finite();
+        if !right {
+            return Err(format!("wrong: `{name}`[{i}] is {x}, not {y}"));
+        }
+    }
+    Ok(())
+}
+
+/// Smaller extents on the axes that the code is not fixed to.
+fn slice(kernel: &Kernel, plans: &[Plan], extents: &Extents) -> Extents {
+    let r = kernel.recurrence();
+    let mut grouped = AxisSet::EMPTY;
+    for id in r.graph.reachable(&r.roots()) {
+        if let Node::Input { index, .. } | Node::State { index, .. } = r.graph.node(id) {
+            for i in index {
+                if let AxisIndex::Group { of, groups } = *i {
+                    grouped = grouped.with(r.canonical(of)).with(r.canonical(groups));
+                }
+            }
+        }
+    }
+    let passes = || plans.iter().flat_map(|p| &p.passes);
+    let lane = |axis| passes().any(|p| p.structure.lane == Some(axis));
+    let free = |axis: selscan_dsl::AxisId| {
+        plans
+            .iter()
+            .all(|p| p.extent_names[axis.0 as usize].is_some())
+            && !grouped.contains(axis)
+    };
+    let shorter = |(i, &extent): (usize, &usize)| {
+        let axis = r.canonical(selscan_dsl::AxisId(i as u8));
+        let most = match () {
+            () if axis == r.canonical(r.time) => CHECKED_STEPS,
+            () if !free(axis) => usize::MAX,
+            () if lane(axis) => CHECKED_LANES,
+            () => CHECKED_POINTS,
+        };
+        extent.min(most)
+    };
+    Extents(extents.0.iter().enumerate().map(shorter).collect())
+}
