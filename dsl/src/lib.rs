@@ -14,6 +14,7 @@ pub mod direction;
 pub mod egraph;
 pub mod eval;
 pub mod expr;
+pub mod extract;
 pub mod functions;
 pub mod normal;
 pub mod op;

@@ -9,8 +9,8 @@
 //! vary in time. Products commute exactly. Sums combine neighbours only, since another order may cancel.
 
 use crate::axis::AxisSet;
-use crate::egraph::points;
 use crate::expr::{Graph, Node, NodeId, ReduceOp};
+use crate::extract::points;
 use crate::op::Op;
 use crate::recurrence::Recurrence;
 

@@ -11,7 +11,8 @@
 //! * No commutativity and no associativity: products and sums have a normal form ([`crate::normal`]).
 //! * Not rules, though true on paper: exp(log(x)) → x (false for x < 0), exp(x) → 1 + x·phi1(x) (cancels),
 //!   log(1 + exp(x)) → softplus(x) (torch's softplus is the identity above 20), tanh(x) → 2·sigmoid(2x) − 1
-//!   (loses small x), a·x + a·y → a·(x + y) (lengthens the chain from one state to the next).
+//!   (loses small x), 1/(1 + exp(−x)) → sigmoid(x) (costs as much), and a·x + a·y → a·(x + y) (lengthens the
+//!   chain from one state to the next).
 
 use std::sync::{LazyLock, OnceLock};
 
@@ -77,8 +78,6 @@ exponential  log-exp       log(exp(x))                        -> x
 exponential  log2-exp2     log2(exp2(x))                      -> x
 exponential  log2          log(x)                             -> LN_2 * log2(x)
 
-activation   sigmoid       1 / (1 + exp(-x))                  -> sigmoid(x)
-activation   sigmoid-r     1 / (exp(-x) + 1)                  -> sigmoid(x)
 activation   tanh          2 * sigmoid(2 * x) - 1             -> tanh(x)
 
 choice       same          select(c, x, x)                    -> x

@@ -9,8 +9,9 @@
 
 use egg::SearchMatches;
 
-use crate::egraph::{self, Term, Terms, cost};
+use crate::egraph::{self, Term, Terms};
 use crate::expr::{Graph, Node, NodeId};
+use crate::extract::{cost, extract};
 use crate::normal::normalise;
 use crate::recurrence::Recurrence;
 use crate::rules;
@@ -66,7 +67,7 @@ fn saturate(r: &Recurrence) -> Option<Recurrence> {
         }
     }
     let roots: Vec<egg::Id> = roots.iter().map(|&id| terms.find(id)).collect();
-    let (graph, nodes) = egraph::extract(&terms, &roots, r)?;
+    let (graph, nodes) = extract(&terms, &roots, r)?;
     Some(with_roots(r, graph, &nodes))
 }
 

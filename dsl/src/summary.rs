@@ -23,6 +23,7 @@ impl Scan {
     #[must_use]
     pub fn summary(&self) -> Option<Recurrence> {
         let mut r = self.source.clone();
+        r.name.push_str("_summary");
         r.outputs.clear();
         r.states.clear();
         let decays = self.decays()?;
@@ -70,6 +71,7 @@ impl Scan {
             graph: Graph::new(source.time),
             ..source.clone()
         };
+        r.name.push_str("_carry");
         let mut chunk = "chunk".to_owned();
         while source.axis_named(&chunk).is_some() {
             chunk.push('_');

@@ -58,8 +58,102 @@ fn simplification_keeps_the_meaning() {
         finite += common::same_meaning(&split, &simple, &inputs).unwrap_or_else(fail);
         let fail = |e: String| panic!("seed {seed}, again: {e}");
         common::same_meaning(&split, &simplify(&simple), &inputs).unwrap_or_else(fail);
-        assert!(egraph::cost(&simple) <= egraph::cost(&split), "seed {seed}");
+        assert!(
+            extract::cost(&simple) <= extract::cost(&split),
+            "seed {seed}"
+        );
         assert_eq!(simplify(&split), simple, "seed {seed}: deterministic");
     }
     assert!(finite > 5000, "{finite} numbers compared");
+}
+
+/// The operations of a recurrence that vary in time, by the names of their axes.
+fn in_time(r: &Recurrence) -> Vec<(Op, String)> {
+    let time = r.axis_name(r.time).to_owned();
+    let ops = nodes(r).into_iter().filter_map(|(node, axes)| match node {
+        Node::Op(op, _) => Some((op, axes)),
+        _ => None,
+    });
+    ops.filter(|(_, axes)| axes.contains(&time)).collect()
+}
+
+/// What a discretisation computes of a constant system is constant: in time there are products and sums only.
+#[test]
+fn discretisation_of_a_constant_system_is_constant() {
+    for (rule, per_point) in [("zoh", 14), ("bilinear", 14), ("dirac", 11), ("euler", 12)] {
+        let scan = common::scan(&common::s4d(rule), &[]);
+        let ops = in_time(&scan.recurrence);
+        for (op, axes) in &ops {
+            assert!(
+                matches!(op, Op::Mul | Op::Add | Op::Sub),
+                "{rule}: {op:?} over {axes}:\n{}",
+                scan.recurrence
+            );
+        }
+        let points = ops.iter().filter(|(_, axes)| axes == "BLDN").count();
+        assert!(
+            points <= per_point,
+            "{rule}: {points} operations per point:\n{}",
+            scan.recurrence
+        );
+    }
+}
+
+/// Absent inputs leave no trace, and what is left is what one would write by hand.
+#[test]
+fn absent_inputs_fold_away() {
+    let text = common::scan(common::MAMBA, &[]).recurrence.to_string();
+    assert!(
+        text.contains(
+            "    h = h * exp2(delta * (LOG2_E * a)) + b * (u * delta);\n    sum::<N>(h * c)\n"
+        ),
+        "{text}"
+    );
+    let all = ["d", "z", "delta_bias", "delta_softplus"];
+    let text = common::scan(common::MAMBA, &all).recurrence.to_string();
+    for part in [
+        "softplus(delta + delta_bias)",
+        "(sum::<N>(h * c) + u * d) * (z * sigmoid(z))",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+/// What the rules are for, each in the smallest kernel that shows it.
+#[test]
+fn small_kernels_become_smaller() {
+    let mut wrong = String::new();
+    for (body, simple) in [
+        ("sum::<N>(x * w)", "x * sum::<N>(w)"),
+        ("sum::<N>(w / x)", "sum::<N>(w) / x"),
+        ("sum::<N>(x + 0 * w)", "x * len::<N>()"),
+        ("sum::<N>(w) + sum::<N>(v)", "sum::<N>(w + v)"),
+        ("exp(x) * exp(y)", "exp2(LOG2_E * (x + y))"),
+        ("x / k / y * 3", "3 * (x / (y * k))"),
+        ("x / sqrt(k)", "rsqrt(k) * x"),
+        ("x - (-y)", "x + y"),
+        ("-(x - y) * 2", "2 * (y - x)"),
+        ("(x + 1) + (k + 2)", "x + (k + 3)"),
+        ("log(exp(x))", "x"),
+        ("select(1 < 2, x, y)", "x"),
+        ("select(x < y, k, k)", "k"),
+        ("2 * sigmoid(2 * x) - 1", "tanh(x)"),
+        ("x * k * y * k", "y * (x * (k * k))"),
+        // Not simplified: x may be infinite, or 0, or negative.
+        ("x - x", "x - x"),
+        ("x / x", "x / x"),
+        ("exp(log(x))", "exp2(log2(x))"),
+    ] {
+        let text = format!(
+            "fn f(x: Tensor<B, L>, y: Tensor<B, L>, k: Tensor<B>, w: Tensor<N>, v: Tensor<N>) -> (Tensor<B, L>, Tensor<B, L>) {{
+                ({body}, max(max(x, y), max(k, max::<N>(max(w, v)))))
+            }}"
+        );
+        let r = Recurrence::parse(&text).unwrap_or_else(|e| panic!("{e}"));
+        let found = simplify(&r).to_string();
+        if !found.contains(&format!("    ({simple}, max(")) {
+            wrong += &format!("{body} became\n{found}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }

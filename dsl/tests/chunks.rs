@@ -1,0 +1,242 @@
+//! Runs compose: chunk summaries, the carry over them and the chunks by themselves are the whole scan; and a
+//! recurrence of two directions is its two halves, one after the other.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{MAMBA, Random, close_enough, s4d, scan};
+use selscan_dsl::*;
+
+/// The part of an array from step `from` to step `to` of its axis `axis`.
+fn steps(x: &Array, axis: usize, from: usize, to: usize) -> Array {
+    let width = if x.complex { 2 } else { 1 };
+    let inner: usize = x.shape[axis + 1..].iter().product::<usize>() * width;
+    let outer: usize = x.shape[..axis].iter().product();
+    let len = x.shape[axis];
+    let rows = (0..outer).flat_map(|o| &x.data[(o * len + from) * inner..(o * len + to) * inner]);
+    let mut shape = x.shape.clone();
+    shape[axis] = to - from;
+    Array {
+        shape,
+        complex: x.complex,
+        data: rows.copied().collect(),
+    }
+}
+
+/// The inputs of one chunk, without initial states.
+fn chunk_inputs(r: &Recurrence, inputs: &Inputs, from: usize, to: usize) -> Inputs {
+    let mut part = Inputs::new();
+    for decl in &r.inputs {
+        let x = &inputs.tensors[&decl.name];
+        let time = decl.axes.iter().position(|&a| a == r.time);
+        let x = time.map_or(x.clone(), |axis| steps(x, axis, from, to));
+        part = part.with(&decl.name, x);
+    }
+    part
+}
+
+/// Compares the time-chunked algorithm with the whole scan.
+fn check_chunks(scan: &Scan, chunk: usize) {
+    let source = &scan.source;
+    let inputs = common::inputs(source, &mut Random(3));
+    let (whole, bound) = eval_with_bound(source, &inputs).unwrap();
+    let (summary, carry) = (scan.summary().unwrap(), scan.carry().unwrap());
+    assert!(complex::is_real(&summary) && complex::is_real(&carry));
+    assert!(summary.outputs.is_empty());
+
+    let len = common::EXTENTS
+        .iter()
+        .find(|(name, _)| *name == "L")
+        .unwrap()
+        .1;
+    let chunks: Vec<(usize, usize)> = (0..len)
+        .step_by(chunk)
+        .map(|from| (from, (from + chunk).min(len)))
+        .collect();
+    let mut over_chunks = Inputs {
+        initial: inputs.initial.clone(),
+        ..Inputs::new()
+    };
+    for (k, &(from, to)) in chunks.iter().enumerate() {
+        let out = eval(&summary, &chunk_inputs(&summary, &inputs, from, to)).unwrap();
+        for decl in &source.states {
+            for (from, to) in [("", "_summary"), ("_decay", "_decay")] {
+                let last = &out.last[&format!("{}{from}", decl.name)];
+                let all = over_chunks
+                    .tensors
+                    .entry(format!("{}{to}", decl.name))
+                    .or_insert_with(|| {
+                        let shape: Vec<usize> = [0].into_iter().chain(last.shape.clone()).collect();
+                        Array {
+                            shape,
+                            complex: last.complex,
+                            data: vec![],
+                        }
+                    });
+                all.shape[0] = k + 1;
+                all.data.extend(&last.data);
+            }
+        }
+    }
+    let carried = eval(&carry, &over_chunks).unwrap();
+    for (name, last) in &whole.last {
+        close_enough(
+            name,
+            (last, &bound.last[name]),
+            (&carried.last[name], &bound.last[name]),
+        )
+        .unwrap();
+    }
+    for (k, &(from, to)) in chunks.iter().enumerate() {
+        let mut part = chunk_inputs(source, &inputs, from, to);
+        for decl in &source.states {
+            let start = steps(
+                &carried.tensors[&format!("{}_start", decl.name)],
+                0,
+                k,
+                k + 1,
+            );
+            let start = Array {
+                shape: start.shape[1..].to_vec(),
+                ..start
+            };
+            part = part.with_initial(&decl.name, start);
+        }
+        let out = eval(source, &part).unwrap();
+        for decl in &source.outputs {
+            let axis = decl.axes.iter().position(|&a| a == source.time).unwrap();
+            let part = |all: &Outputs| steps(&all.tensors[&decl.name], axis, from, to);
+            let (whole, bound) = (part(&whole), part(&bound));
+            close_enough(
+                &decl.name,
+                (&whole, &bound),
+                (&out.tensors[&decl.name], &bound),
+            )
+            .unwrap();
+        }
+    }
+}
+
+#[test]
+fn chunks_compose_to_the_whole() {
+    let complex_mamba = MAMBA
+        .replace("a: Tensor<D, N>", "a: Complex<D, N>")
+        .replace("h: State", "h: ComplexState")
+        .replace("sum::<N>(c * h)", "2 * re(sum::<N>(c * h))");
+    let reversed = format!("#[ssm_kernel(reverse)] {}", MAMBA.trim());
+    let two = "fn two(x: Tensor<B, L, D>, f: Tensor<B, L, D>, g: Tensor<D, N>, h: State<B, D>, s: ComplexState<B, D, N>) -> Tensor<L, B, D> {
+        h = sigmoid(f) * h + x;
+        s = complex(g, f) * s + x;
+        h * re(sum::<N>(s))
+    }";
+    let texts = [
+        MAMBA,
+        &complex_mamba,
+        &reversed,
+        two,
+        &s4d("zoh"),
+        &s4d("bilinear"),
+    ];
+    for text in texts {
+        for chunk in [1, 3, 4, 5] {
+            check_chunks(&scan(text, &["z", "d"]), chunk);
+        }
+    }
+}
+
+#[test]
+fn boundaries_chunk_too() {
+    let r = Recurrence::parse(MAMBA).unwrap();
+    let scans = prepare(&r, &|name| name == "z", true);
+    assert_eq!(scans.len(), 1);
+    assert!(scans[0].source.input_named("keep").is_some());
+    assert_eq!(scans[0].class, Class::SelectiveDiagonal);
+    check_chunks(&scans[0], 3);
+}
+
+#[test]
+fn what_is_not_diagonal_has_no_summary() {
+    for text in [
+        "fn f(x: Tensor<B, L, D>, h: State<B, D>) -> Tensor<B, L, D> { h = tanh(h) + x; h }",
+        "fn f(x: Tensor<B, L, D>, h: State<B, D>) -> Tensor<B, L, D> { h = h / 2 + delay(x, 1); h }",
+        "fn f(x: Tensor<B, L, D>, h: State<B, D>, g: State<B, D>) -> Tensor<B, L, D> { h = h + x; g = g + h; g }",
+    ] {
+        let scan = scan(text, &[]);
+        assert!(scan.summary().is_none() && scan.carry().is_none(), "{text}");
+    }
+}
+
+/// Runs the halves in turn and gives what the whole would give.
+fn in_turn(parts: &[Recurrence], inputs: &Inputs) -> Result<Outputs, EvalError> {
+    let mut known = inputs.clone();
+    let mut all = Outputs::default();
+    for part in parts {
+        let mut given = Inputs::new();
+        for decl in &part.inputs {
+            given = given.with(&decl.name, known.tensors[&decl.name].clone());
+        }
+        for decl in &part.states {
+            given = given.with_initial(&decl.name, known.initial[&decl.name].clone());
+        }
+        let out = eval(part, &given)?;
+        known.tensors.extend(out.tensors.clone());
+        all.tensors.extend(out.tensors);
+        all.last.extend(out.last);
+    }
+    Ok(all)
+}
+
+#[test]
+fn two_directions_are_their_halves() {
+    let (mut split, mut compared) = (0, 0);
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let r = common::recurrence(&mut random, true);
+        let inputs = common::inputs(&r, &mut random);
+        let parts = r.split_directions();
+        assert_eq!(parts.len(), r.states.len(), "one part per direction");
+        if parts.len() == 1 {
+            assert_eq!(parts[0], r);
+            continue;
+        }
+        split += 1;
+        for part in &parts {
+            let reverse = part.states[0].reverse;
+            assert!(part.states.iter().all(|s| s.reverse == reverse));
+        }
+        // A half may not say how long an axis is that only the other half reads.
+        let Ok(found) = in_turn(&parts, &inputs) else {
+            continue;
+        };
+        compared += 1;
+        let (whole, bound) = eval_with_bound(&r, &inputs).unwrap();
+        for (name, x) in &whole.tensors {
+            let m = &bound.tensors[name];
+            close_enough(name, (x, m), (&found.tensors[name], m))
+                .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        }
+        for (name, x) in &whole.last {
+            let m = &bound.last[name];
+            close_enough(name, (x, m), (&found.last[name], m))
+                .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        }
+    }
+    assert!(split > 100 && compared * 2 > split, "{compared} of {split}");
+}
+
+/// A bidirectional scan keeps one value per channel between its passes, not one per state.
+#[test]
+fn the_carry_of_a_bidirectional_scan_is_its_output() {
+    let r = Recurrence::parse(&format!("#[ssm_kernel(bidirectional)] {}", MAMBA.trim())).unwrap();
+    let scans = prepare(&r, &|_| false, false);
+    let [backward, forward] = &scans[..] else {
+        panic!("{} scans", scans.len())
+    };
+    assert!(backward.source.states[0].reverse && !forward.source.states[0].reverse);
+    let carry = &backward.source.outputs[0];
+    assert_eq!(backward.source.outputs.len(), 1);
+    assert_eq!(carry.name, "carry0");
+    assert_eq!(carry.axes.len(), 3, "B, L, D");
+    assert!(forward.source.input_named("carry0").is_some());
+}
