@@ -6,7 +6,7 @@
 
 use egg::{Id, Language};
 
-use crate::axis::AxisSet;
+use crate::axis::{AxisId, AxisSet};
 use crate::egraph::{Label, Term, Terms};
 use crate::expr::{Graph, Node, NodeId};
 use crate::op::Op;
