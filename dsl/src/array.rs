@@ -1,6 +1,7 @@
 //! Dense f64 arrays, and what goes into and comes out of [`crate::eval`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use crate::shape::element_count;
 
@@ -71,6 +72,25 @@ impl Array {
                 most.max(x.abs())
             }
         })
+    }
+    /// The part of the array in a range of positions on one axis.
+    ///
+    /// The caller has made sure that the axis and the range are inside the shape.
+    #[must_use]
+    pub fn slice(&self, axis: usize, range: Range<usize>) -> Array {
+        let width = if self.complex { 2 } else { 1 };
+        let inner = self.shape[axis + 1..].iter().product::<usize>() * width;
+        let mut part = self.clone();
+        part.shape[axis] = range.len();
+        part.data = match self.shape[axis] * inner {
+            0 => vec![],
+            row => {
+                let rows = self.data.chunks(row);
+                let part = |row: &[f64]| row[range.start * inner..range.end * inner].to_vec();
+                rows.flat_map(part).collect()
+            }
+        };
+        part
     }
     /// The array with its axes in another order: axis `i` of the result is axis `order[i]` of this one.
     ///
@@ -177,4 +197,54 @@ pub struct Outputs {
     pub tensors: BTreeMap<String, Array>,
     /// Every state after the last step in its direction (its initial value if there is no step).
     pub last: BTreeMap<String, Array>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(shape: &[usize], complex: bool) -> Array {
+        let mut x = Array::filled(shape, complex, 0.0);
+        for (i, x) in x.data.iter_mut().enumerate() {
+            *x = i as f64;
+        }
+        x
+    }
+
+    #[test]
+    fn axes_change_places_and_pairs_stay_together() {
+        let x = count(&[2, 3], false).permuted(&[1, 0]);
+        assert_eq!(
+            (x.shape, x.data),
+            (vec![3, 2], vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0])
+        );
+        let z = count(&[2, 2], true).permuted(&[1, 0]);
+        assert_eq!(z.data, [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]);
+        assert_eq!(count(&[], false).permuted(&[]).data, [0.0]);
+        assert_eq!(count(&[0, 2], false).permuted(&[1, 0]).shape, [2, 0]);
+    }
+
+    #[test]
+    fn slices_take_positions_of_one_axis() {
+        let x = count(&[2, 3, 2], false).slice(1, 1..3);
+        assert_eq!(
+            (x.shape, x.data),
+            (
+                vec![2, 2, 2],
+                vec![2.0, 3.0, 4.0, 5.0, 8.0, 9.0, 10.0, 11.0]
+            )
+        );
+        assert_eq!(count(&[2], true).slice(0, 1..2).data, [2.0, 3.0]);
+        assert_eq!(count(&[3, 2], false).slice(0, 2..2).data, [0.0; 0]);
+    }
+
+    #[test]
+    fn the_largest_magnitude_does_not_hide_a_nan() {
+        assert_eq!(Array::real(&[2], vec![1.0, -3.0]).max_abs(), 3.0);
+        assert!(
+            Array::real(&[3], vec![1.0, f64::NAN, 3.0])
+                .max_abs()
+                .is_nan()
+        );
+    }
 }

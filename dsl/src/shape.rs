@@ -307,3 +307,99 @@ fn check_reads(r: &Recurrence, extents: &Extents) -> Result<(), ShapeError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn kernel() -> Recurrence {
+        Recurrence::parse(
+            "#[ssm_kernel(N2 = N)]
+             fn f(x: Tensor<B, L, H>, b: Tensor<B, L, G>, a: Tensor<N, N2>, e: Option<Tensor<E>>, h: State<B, H, N>) -> Tensor<B, L, H> {
+                 h = sum::<N2>(a * alias::<N, N2>(h)) + x * group::<G, H>(b);
+                 sum::<N>(h) + given(e, sum::<E>(e), 0)
+             }",
+        )
+        .unwrap()
+    }
+    const GOOD: [(&str, &[usize]); 4] = [
+        ("x", &[2, 5, 4]),
+        ("b", &[2, 5, 2]),
+        ("a", &[3, 3]),
+        ("e", &[7]),
+    ];
+
+    #[test]
+    fn extents_come_from_shapes_and_aliases() {
+        let r = kernel();
+        let extents = bind_extents(&r, GOOD).unwrap();
+        let of = |name: &str| extents.get(r.axis_named(name).unwrap());
+        assert_eq!(
+            ["B", "L", "H", "G", "N", "N2", "E"].map(of),
+            [2, 5, 4, 2, 3, 3, 7]
+        );
+        // Specialised to callers without `e`, nothing has the axis E.
+        let r = r.specialize(&|_| false);
+        let extents = bind_extents(&r, GOOD[..3].iter().copied()).unwrap();
+        assert_eq!(extents.get(r.axis_named("E").unwrap()), 1);
+    }
+
+    #[test]
+    fn each_mistake_has_its_sentence() {
+        let r = kernel();
+        for (name, shape, wanted) in [
+            (
+                "y",
+                &[1][..],
+                "`f` has no `y`; it has `x`, `b`, `a`, `e`, `h`, `out`",
+            ),
+            (
+                "x",
+                &[2, 5],
+                "`x` has the shape [2, 5]; its axes are [B, L, H], so pass 3 extents",
+            ),
+            (
+                "b",
+                &[2, 6, 2],
+                "axis L of `b` has the extent 6, but 5 in `x`",
+            ),
+            (
+                "a",
+                &[3, 4],
+                "axis N2 of `a` has the extent 4, but N2 is an alias of N, which has 3 in `a`",
+            ),
+            (
+                "b",
+                &[2, 5, 3],
+                "`b` is read by groups, H over G: the extent 4 of H must be a multiple of the extent 3 of G",
+            ),
+            ("b", &[2, 5, 0], "must be a multiple of the extent 0"),
+            ("h", &[2, 4, 9], "axis N of `h`"),
+            ("e", &[usize::MAX / 4], "`e` of shape"),
+        ] {
+            let shapes = GOOD.iter().copied().filter(|(n, _)| *n != name);
+            let shapes = shapes.chain([(name, shape)]);
+            let error = bind_extents(&r, shapes).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}");
+        }
+        let error = bind_extents(&r, GOOD[1..].iter().copied())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`x` [B, L, H] is missing"), "{error}");
+        let error = bind_extents(&r, GOOD[..3].iter().copied())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("how long axis E is"), "{error}");
+    }
+
+    #[test]
+    fn counts_do_not_wrap() {
+        assert_eq!(element_count(&[2, 3], true), Some(12));
+        assert_eq!(element_count(&[], false), Some(1));
+        assert_eq!(element_count(&[usize::MAX, 0], false), None);
+        assert_eq!(element_count(&[1 << 32, 1 << 32], false), None);
+        assert_eq!(element_count(&[1 << 60], false), None);
+        assert_eq!(element_count(&[5, 0], false), Some(0));
+    }
+}

@@ -242,3 +242,70 @@ fn shifted_zero(graph: &mut Graph, axis: AxisId, by: i8, fill: NodeId) -> NodeId
     }
     graph.op(Op::Select, &[open, fill, zero])
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn kernel() -> Recurrence {
+        Recurrence::parse(
+            "#[ssm_kernel]
+             fn f(x: Tensor<D, L, B>, z: Option<Tensor<B, L>>, a: Tensor<D>, c: Option<Complex<D>>, up: Flag,
+                  h: State<D, B>, #[reverse] g: ComplexState<B, D>) -> Tensor<L, B, D> {
+                 h = a * h + given(up, 2 * x, x);
+                 g = g * c + x;
+                 given(z, z * re(g), h) * re(g)
+             }",
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn specialising_leaves_what_is_given() {
+        let r = kernel().specialize(&|name| name == "z");
+        let names: Vec<&str> = r.inputs.iter().map(|i| i.name.as_str()).collect();
+        assert_eq!(names, ["x", "z", "a"]);
+        assert!(r.inputs.iter().all(|i| !i.optional));
+        let reachable = r.graph.reachable(&r.roots());
+        assert_eq!(reachable.len(), r.graph.len());
+        for &id in &reachable {
+            assert!(!matches!(r.graph.node(id), Node::Given { .. }));
+            if let Node::Input { input, index, .. } = r.graph.node(id) {
+                assert_eq!(index.len(), r.input(*input).axes.len());
+            }
+        }
+        assert_eq!(r.specialize(&|_| false), r);
+        let up = kernel().specialize(&|name| name == "up");
+        assert_eq!(up.inputs.len(), 2);
+        assert_ne!(up.graph, kernel().specialize(&|_| false).graph);
+    }
+
+    #[test]
+    fn the_batch_is_the_first_axis_that_all_share() {
+        let r = kernel();
+        assert_eq!(r.batch_axis(), r.axis_named("D"));
+        let shift = Recurrence::parse(
+            "#[ssm_kernel] fn f(x: Tensor<L, B>, w: Tensor<L>) -> Tensor<L, B> { x * delay(w, 1) }",
+        );
+        assert_eq!(shift.unwrap().batch_axis(), None);
+    }
+
+    #[test]
+    fn each_direction_has_its_own_boundary() {
+        let r = kernel().specialize(&|_| true);
+        let bounded = r.with_boundaries();
+        let added: Vec<&str> = bounded.inputs[r.inputs.len()..]
+            .iter()
+            .map(|i| i.name.as_str())
+            .collect();
+        assert_eq!(added, ["keep", "keep_reverse"]);
+        let seq_idx = Array::real(&[1, 5], vec![7.0, 7.0, 8.0, 7.0, 7.0]);
+        let inputs = r.boundary_inputs(&seq_idx);
+        assert_eq!(inputs[0].1.data, [1.0, 1.0, 0.0, 0.0, 1.0]);
+        assert_eq!(inputs[1].1.data, [1.0, 0.0, 0.0, 1.0, 1.0]);
+        // A kernel whose states are never read before their assignment has nothing to forget.
+        let plain = Recurrence::parse("#[ssm_kernel] fn f(x: Tensor<B, L>) -> Tensor<B, L> { x }");
+        assert!(plain.unwrap().boundary_inputs(&seq_idx).is_empty());
+    }
+}

@@ -14,6 +14,7 @@ mod mamba3;
 mod rnn;
 mod s4;
 pub mod s4d;
+mod sample;
 
 use selscan_dsl::Recurrence;
 

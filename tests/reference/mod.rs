@@ -43,14 +43,8 @@ impl Tensor {
     /// The part of the tensor in a range of positions on an axis.
     pub fn slice(&self, axis: &str, range: Range<usize>) -> Tensor {
         let at = self.axes.iter().position(|a| a == axis).unwrap();
-        let width = if self.array.complex { 2 } else { 1 };
-        let inner = self.array.shape[at + 1..].iter().product::<usize>() * width;
-        let rows = self.array.data.chunks(self.array.shape[at] * inner);
         let mut part = self.clone();
-        part.array.shape[at] = range.len();
-        part.array.data = rows
-            .flat_map(|row| row[range.start * inner..range.end * inner].to_vec())
-            .collect();
+        part.array = self.array.slice(at, range);
         part
     }
     /// The tensor cut into `count` equal parts along an axis.

@@ -1,8 +1,9 @@
 //! Time: runs the passes over all steps, keeps the states, writes the outputs.
 
 use super::EvalError;
-use super::node::{Code, Gather, Value, layout};
+use super::node::Code;
 use super::order::{Pass, Step, passes};
+use super::value::{Gather, Value, layout};
 use crate::array::{Array, Outputs, positions, strides};
 use crate::axis::{AxisId, Extents};
 use crate::expr::{NodeId, Type, When};
