@@ -101,6 +101,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+    use crate::{Array, Inputs, Recurrence, eval};
 
     #[test]
     fn every_row_parses_and_reads_its_parameters_only() {
@@ -130,5 +131,86 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn discretizations_are_their_formulas() {
+        let rules = [
+            "let (p, q) = discretize::RULE(delta, a, b);",
+            "let (p, r, q) = discretize::RULE(delta, a, b);",
+        ];
+        type Formula = fn(f64, f64, f64) -> (f64, f64);
+        let table: [(&str, Formula); 6] = [
+            ("mamba", |d, a, b| ((d * a).exp(), d * b)),
+            ("zoh", |d, a, b| ((d * a).exp(), ((d * a).exp_m1() / a) * b)),
+            ("bilinear", |d, a, b| {
+                let k = d * a / 2.0;
+                ((1.0 + k) / (1.0 - k), d / (1.0 - k) * b)
+            }),
+            ("euler", |d, a, b| (1.0 + d * a, d * b)),
+            ("dirac", |d, a, b| ((d * a).exp(), b)),
+            // p is compared with the coefficient of the step before added.
+            ("trapezoid", |d, a, l| {
+                let p = (d * a).exp();
+                (p + (1.0 - l) * d * p, l * d)
+            }),
+        ];
+        for (rule, formula) in table {
+            for x in [[0.1, -0.7, 1.3], [0.9, -2.5, 0.4], [0.01, 0.3, -2.0]] {
+                let (p, q) = formula(x[0], x[1], x[2]);
+                let three = rule == "trapezoid";
+                let bind = rules[usize::from(three)].replace("RULE", rule);
+                let first = if three { "p + r + 0 * q" } else { "p + 0 * q" };
+                let second = if three { "q + 0 * p * r" } else { "q + 0 * p" };
+                for (wanted, value) in [(p, first), (q, second)] {
+                    let found = output_of(&bind, value, x);
+                    assert!((found - wanted).abs() < 1e-14, "{rule}: {found} {wanted}");
+                }
+            }
+        }
+        // The limit of zoh at a = 0 is exact.
+        let limit = output_of(
+            &rules[0].replace("RULE", "zoh"),
+            "q + 0 * p",
+            [0.3, 0.0, 2.0],
+        );
+        assert_eq!(limit, 0.6);
+    }
+
+    /// The output of a kernel with inputs delta, a and b.
+    fn output_of(bind: &str, value: &str, x: [f64; 3]) -> f64 {
+        let text = format!(
+            "fn f(delta: Tensor<L>, a: Tensor<L>, b: Tensor<L>) -> Tensor<L> {{ {bind} {value} }}"
+        );
+        let r = Recurrence::parse(&text).unwrap_or_else(|e| panic!("{text}\n{e}"));
+        let mut inputs = Inputs::new();
+        for (name, x) in ["delta", "a", "b"].into_iter().zip(x) {
+            inputs = inputs.with(name, Array::real(&[1], vec![x]));
+        }
+        eval(&r, &inputs).unwrap().tensors["out"].data[0]
+    }
+
+    #[test]
+    fn activations_are_their_formulas() {
+        type Formula = fn(f64) -> f64;
+        let table: [(&str, Formula); 6] = [
+            ("silu", |x| x / (1.0 + (-x).exp())),
+            ("relu", |x| if x > 0.0 { x } else { 0.0 }),
+            ("gelu", |x| x / 2.0 * (1.0 + libm::erf(x / 2f64.sqrt()))),
+            ("gelu_tanh", |x| {
+                let inner = (2.0 / consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+                x / 2.0 * (1.0 + inner.tanh())
+            }),
+            ("logsigmoid", |x| -(-x).exp().ln_1p()),
+            ("square", |x| x * x),
+        ];
+        for (name, formula) in table {
+            for x in [-2.5, -0.3, 0.0, 0.7, 3.0] {
+                let found = output_of("", &format!("{name}(delta) + 0 * a * b"), [x, 1.0, 1.0]);
+                assert!((found - formula(x)).abs() < 1e-14, "{name}({x}) = {found}");
+            }
+        }
+        let clamped = |x| output_of("", "clamp(delta, a, b)", [x, -1.0, 2.0]);
+        assert_eq!([-3.0, 0.5, 3.0].map(clamped), [-1.0, 0.5, 2.0]);
     }
 }

@@ -21,6 +21,13 @@ const BUILTINS: &[(&str, usize, usize, &str)] = &[
     ("given", 0, 3, "given(z, x, y)"),
 ];
 
+/// Whether a function has that name.
+pub(super) fn is_function(name: &str) -> bool {
+    BUILTINS.iter().any(|row| row.0 == name)
+        || Op::from_name(name).is_some()
+        || functions::names().any(|f| f == name)
+}
+
 /// What a call means.
 enum Callee {
     Builtin(&'static str),
@@ -102,6 +109,15 @@ impl Checker<'_> {
     }
 
     fn unknown_function(&mut self, name: &Name) {
+        if let Some(binding) = self.binding(&name.text) {
+            binding.used = true;
+            self.error(
+                name.loc,
+                format!("`{name}` is a value, not a function"),
+                format!("a name is its value at this step: write `{name}`; an earlier one is `delay({name}, 1)`"),
+            );
+            return;
+        }
         let builtins = BUILTINS.iter().map(|row| row.0);
         let ops = TABLE.iter().map(|row| row.name);
         let all: Vec<&str> = builtins.chain(ops).chain(functions::names()).collect();

@@ -135,6 +135,14 @@ impl Checker<'_> {
             );
             return;
         }
+        if super::call::is_function(name) {
+            self.error(
+                loc,
+                format!("`{name}` is a function, not a value"),
+                format!("call it with its arguments: `{name}(…)`"),
+            );
+            return;
+        }
         let known: Vec<String> = self.scope.iter().map(|b| b.name.text.clone()).collect();
         let constants = functions::CONSTANTS.iter().map(|(n, _)| *n);
         let hint = nearest(name, known.iter().map(String::as_str).chain(constants));

@@ -229,6 +229,8 @@ fn names() {
         ("h = used + ⟦nothing⟧; h", "unknown name `nothing`"),
         ("h = ⟦later⟧ + used; let later = x; later", "`later` is used before it is defined"),
         ("h = ⟦expp⟧(used); h", "unknown function `expp`"),
+        ("h = used + ⟦exp⟧; h", "`exp` is a function, not a value"),
+        ("h = used + ⟦b⟧(2); h", "`b` is a value, not a function"),
         ("h = ⟦f64::exp⟧(used); h", "unknown function `f64::exp`"),
         ("h = used; ⟦h⟧ = used; h", "state `h` is assigned twice"),
         ("⟦x⟧ = used; h = used; h", "`x` is an input, and only states are assigned"),
@@ -417,4 +419,22 @@ fn files() {
     let error = Recurrence::parse(plain).expect_err("two kernels");
     assert_eq!(error.diagnostics[0].message, "expected one kernel, found 2");
     assert!(Recurrence::parse("").is_err());
+}
+
+#[test]
+fn tokens_of_the_macro() {
+    let item = "pub fn f(x: Tensor<T>) -> Tensor<T> { x + y }";
+    let check =
+        |item: &str| crate::check_tokens("time = T".parse().unwrap(), item.parse().unwrap());
+    let mistakes = check(item).expect_err("y is unknown");
+    assert_eq!(mistakes.len(), 1);
+    let error = mistakes[0].to_compile_error().to_string();
+    assert!(error.contains("unknown name `y`"), "{error}");
+    let (kernel, recurrence) = check(&item.replace('y', "x")).unwrap_or_else(|e| panic!("{e:?}"));
+    assert_eq!(
+        kernel.to_string().lines().nth(1),
+        Some("pub fn f(x: Tensor<T>) -> Tensor<T> {")
+    );
+    assert_eq!(recurrence.axis_name(recurrence.time), "T");
+    assert!(check(&format!("{item} fn g() {{}}")).is_err());
 }
