@@ -4,6 +4,7 @@
 //! (one loop nest each) over memory with known roles; or a [`Refusal`], the one place that says no.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use selscan_dsl::scan::Scan;
 use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Recurrence, StateId};
@@ -148,6 +149,73 @@ impl Plan {
             compute: options.compute,
             schedule: *schedule,
         })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "schedule  {}", self.schedule)?;
+        writeln!(f, "compute   {}", self.compute.name())?;
+        for pass in &self.passes {
+            let rec = &pass.recurrence;
+            let names = |axes: &mut dyn Iterator<Item = AxisId>| {
+                let names: Vec<&str> = axes.map(|a| rec.axis_name(a)).collect();
+                if names.is_empty() {
+                    "none".to_owned()
+                } else {
+                    names.join(" ")
+                }
+            };
+            writeln!(f, "pass {}", pass.name)?;
+            writeln!(f, "  order     {}", pass.schedule.order)?;
+            writeln!(
+                f,
+                "  parallel  {}",
+                names(&mut pass.structure.parallel.iter().copied())
+            )?;
+            writeln!(
+                f,
+                "  lanes     {} x {} of {}",
+                pass.schedule.block,
+                pass.schedule.lanes,
+                names(&mut pass.structure.lane.into_iter())
+            )?;
+            writeln!(f, "  inner     {}", names(&mut pass.structure.inner.iter()))?;
+            let fixed = rec
+                .axes
+                .iter()
+                .zip(&pass.extents)
+                .filter_map(|(axis, ix)| match ix {
+                    Ix::Const(n) => Some(format!("{}={n}", axis.name)),
+                    _ => None,
+                });
+            writeln!(f, "  fixed     {}", fixed.collect::<Vec<_>>().join(" "))?;
+            if let Some(chunk) = pass.chunk {
+                writeln!(f, "  chunk     {chunk} steps")?;
+            }
+            let inputs = rec
+                .inputs
+                .iter()
+                .zip(&pass.inputs)
+                .map(|(i, (_, dtype))| format!("{}: {dtype}", i.name));
+            writeln!(f, "  reads     {}", inputs.collect::<Vec<_>>().join(", "))?;
+            let outputs = rec
+                .outputs
+                .iter()
+                .zip(&pass.outputs)
+                .map(|(o, (_, dtype))| format!("{}: {dtype}", o.name));
+            let last = rec
+                .states
+                .iter()
+                .zip(&pass.last)
+                .filter_map(|(s, last)| last.map(|(_, dtype)| format!("{}: {dtype}", s.name)));
+            writeln!(
+                f,
+                "  writes    {}",
+                outputs.chain(last).collect::<Vec<_>>().join(", ")
+            )?;
+        }
+        Ok(())
     }
 }
 
