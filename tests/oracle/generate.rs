@@ -230,6 +230,21 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
         let gate = g.expr(&["B", "L", "D"], 1);
         value = if g.tape.below(2) == 0 { format!("({value}) * silu({gate})") } else { format!("{value} + {gate}") };
     }
+    // Extents come from inputs: an axis that no required input has gets one.
+    let mut needed = state_axes.clone();
+    needed.push("L");
+    for axis in needed {
+        let has = |p: &String| {
+            let ty = p.split_once(": ").map_or("", |(_, ty)| ty);
+            !ty.contains("State") && !ty.starts_with("Option") && ty.split(|c: char| !c.is_alphanumeric()).any(|word| word == axis)
+        };
+        if !g.params.iter().any(has) {
+            let name = g.name("s");
+            g.params.push(format!("{name}: Tensor<{axis}>"));
+            let kept = whole || ["B", "L", "D"].contains(&axis);
+            let _ = write!(value, " + {}", if kept { name } else { format!("sum::<{axis}>({name})") });
+        }
+    }
     let mut out_axes = vec!["B", "L", "D"];
     if g.tape.one_in(3) {
         out_axes.swap(1, 2);
