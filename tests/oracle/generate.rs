@@ -72,7 +72,11 @@ impl Generator<'_, '_> {
 
     /// An input over some of `axes`, in some order.
     fn input(&mut self, axes: &[&str], complex: bool) -> String {
-        let mut own: Vec<&str> = axes.iter().copied().filter(|_| self.tape.below(4) != 3).collect();
+        let mut own: Vec<&str> = axes
+            .iter()
+            .copied()
+            .filter(|_| self.tape.below(4) != 3)
+            .collect();
         if own.len() > 1 && self.tape.one_in(3) {
             let last = own.len() - 1;
             let other = self.tape.below(last);
@@ -80,7 +84,10 @@ impl Generator<'_, '_> {
         }
         let name = self.name("x");
         let grouped = !complex && own.contains(&"D") && self.tape.one_in(8);
-        let listed: Vec<&str> = own.iter().map(|&a| if grouped && a == "D" { "G" } else { a }).collect();
+        let listed: Vec<&str> = own
+            .iter()
+            .map(|&a| if grouped && a == "D" { "G" } else { a })
+            .collect();
         let kind = if complex { "Complex" } else { "Tensor" };
         let mut ty = format!("{kind}<{}>", listed.join(", "));
         if self.tape.one_in(10) {
@@ -111,13 +118,32 @@ impl Generator<'_, '_> {
             1 => format!("({} + {})", self.expr(axes, d), self.expr(axes, d)),
             2 => format!("({} * {})", self.expr(axes, d), self.expr(axes, d)),
             3 => format!("({} - {})", self.expr(axes, d), self.expr(axes, d)),
-            4 => format!("{}({})", self.tape.pick(&["tanh", "sigmoid", "silu", "softplus", "relu", "gelu", "sin", "cos", "abs"]), self.expr(axes, d)),
+            4 => format!(
+                "{}({})",
+                self.tape.pick(&[
+                    "tanh", "sigmoid", "silu", "softplus", "relu", "gelu", "sin", "cos", "abs"
+                ]),
+                self.expr(axes, d)
+            ),
             5 => format!("-{}", self.input(axes, false)),
-            6 => format!("({} / (1.5 + sigmoid({})))", self.expr(axes, d), self.expr(axes, d)),
-            7 => format!("{}({}, {})", self.tape.pick(&["max", "min"]), self.expr(axes, d), self.expr(axes, d)),
+            6 => format!(
+                "({} / (1.5 + sigmoid({})))",
+                self.expr(axes, d),
+                self.expr(axes, d)
+            ),
+            7 => format!(
+                "{}({}, {})",
+                self.tape.pick(&["max", "min"]),
+                self.expr(axes, d),
+                self.expr(axes, d)
+            ),
             8 => {
                 let (x, y) = (self.input(axes, false), self.input(axes, false));
-                format!("select({x} < {y}, {}, {})", self.expr(axes, d), self.expr(axes, d))
+                format!(
+                    "select({x} < {y}, {}, {})",
+                    self.expr(axes, d),
+                    self.expr(axes, d)
+                )
             }
             9 => format!("rsqrt(1.0 + {0} * {0})", self.input(axes, false)),
             10 => format!("log(1.5 + abs({}))", self.expr(axes, d)),
@@ -137,13 +163,22 @@ impl Generator<'_, '_> {
 pub fn generate(tape: &mut Tape<'_>) -> Case {
     let extents_d = tape.pick(&[1, 3, 4, 5, 8, 9, 12, 17, 2]);
     let steps = tape.pick(&[5, 1, 0, 2, 3, 7, 8, 9, 16, 17, 23]);
-    let mut g = Generator { tape, params: vec![], absent: vec![], names: 0, grouped: false };
+    let mut g = Generator {
+        tape,
+        params: vec![],
+        absent: vec![],
+        names: 0,
+        grouped: false,
+    };
     let inner: &[&str] = g.tape.pick(&[&["N"], &[], &["N"], &["N", "M"], &["N"]]);
     let reverse = g.tape.one_in(8);
     let bidirectional = !reverse && g.tape.one_in(12);
     let outer = ["B", "D"];
     let state_axes: Vec<&str> = outer.iter().copied().chain(inner.iter().copied()).collect();
-    let moving: Vec<&str> = ["B", "L", "D"].into_iter().chain(inner.iter().copied()).collect();
+    let moving: Vec<&str> = ["B", "L", "D"]
+        .into_iter()
+        .chain(inner.iter().copied())
+        .collect();
     let count = 1 + usize::from(g.tape.one_in(4));
     let mut body = String::new();
     let mut states: Vec<(String, bool)> = vec![];
@@ -151,12 +186,24 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
     for k in 0..count {
         let h = format!("h{k}");
         let complex = g.tape.one_in(6);
-        let own = if k > 0 && g.tape.one_in(4) { vec!["B", "D"] } else { state_axes.clone() };
-        let moving: Vec<&str> = moving.iter().copied().filter(|a| *a == "L" || own.contains(a)).collect();
+        let own = if k > 0 && g.tape.one_in(4) {
+            vec!["B", "D"]
+        } else {
+            state_axes.clone()
+        };
+        let moving: Vec<&str> = moving
+            .iter()
+            .copied()
+            .filter(|a| *a == "L" || own.contains(a))
+            .collect();
         let mut terms = String::new();
         if k > 0 && own == state_axes && g.tape.below(2) == 0 {
             let (first, first_complex) = &states[0];
-            let read = if *first_complex && !complex { format!("re({first})") } else { first.clone() };
+            let read = if *first_complex && !complex {
+                format!("re({first})")
+            } else {
+                first.clone()
+            };
             let _ = write!(terms, " + 0.3 * {read}");
         }
         let has_n = own.contains(&"N");
@@ -174,7 +221,11 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
                 format!("tanh({x} * {h} + {y})")
             }
             (_, 5) if has_n => {
-                let (k1, k2, v) = (g.input(&moving, false), g.input(&moving, false), g.expr(&moving, 0));
+                let (k1, k2, v) = (
+                    g.input(&moving, false),
+                    g.input(&moving, false),
+                    g.expr(&moving, 0),
+                );
                 format!("0.6 * {h} + 0.1 * sum::<N>({k1} * {h}) * {k2} + {v}")
             }
             (_, 6) if has_n => {
@@ -196,8 +247,16 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
             }
             (_, 3) => {
                 let rule = g.tape.pick(&["mamba", "zoh", "bilinear", "euler", "dirac"]);
-                let (delta, a, b, u) = (g.input(&moving, false), g.input(&own, false), g.input(&moving, false), g.expr(&moving, 0));
-                let _ = writeln!(body, "    let (ab{k}, bb{k}) = discretize::{rule}(0.5 * sigmoid({delta}), -abs({a}), {b});");
+                let (delta, a, b, u) = (
+                    g.input(&moving, false),
+                    g.input(&own, false),
+                    g.input(&moving, false),
+                    g.expr(&moving, 0),
+                );
+                let _ = writeln!(
+                    body,
+                    "    let (ab{k}, bb{k}) = discretize::{rule}(0.5 * sigmoid({delta}), -abs({a}), {b});"
+                );
                 format!("ab{k} * {h} + bb{k} * {u}")
             }
             _ => {
@@ -214,9 +273,28 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
     let mut value = Vec::new();
     let whole = !inner.is_empty() && g.tape.one_in(8);
     for (h, complex) in &states {
-        let own_inner: Vec<&str> = if g.params.iter().any(|p| p.starts_with(&format!("{h}:")) && p.contains("N")) { inner.to_vec() } else { vec![] };
-        let c = g.expr(&moving.iter().copied().filter(|a| own_inner.contains(a) || ["B", "L", "D"].contains(a)).collect::<Vec<_>>(), 1);
-        let mut term = if *complex { format!("re({c} * {h})") } else { format!("{c} * {h}") };
+        let own_inner: Vec<&str> = if g
+            .params
+            .iter()
+            .any(|p| p.starts_with(&format!("{h}:")) && p.contains("N"))
+        {
+            inner.to_vec()
+        } else {
+            vec![]
+        };
+        let c = g.expr(
+            &moving
+                .iter()
+                .copied()
+                .filter(|a| own_inner.contains(a) || ["B", "L", "D"].contains(a))
+                .collect::<Vec<_>>(),
+            1,
+        );
+        let mut term = if *complex {
+            format!("re({c} * {h})")
+        } else {
+            format!("{c} * {h}")
+        };
         if !whole {
             for axis in &own_inner {
                 let reduce = if g.tape.one_in(8) { "max" } else { "sum" };
@@ -228,7 +306,11 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
     let mut value = value.join(" + ");
     if g.tape.below(2) == 0 {
         let gate = g.expr(&["B", "L", "D"], 1);
-        value = if g.tape.below(2) == 0 { format!("({value}) * silu({gate})") } else { format!("{value} + {gate}") };
+        value = if g.tape.below(2) == 0 {
+            format!("({value}) * silu({gate})")
+        } else {
+            format!("{value} + {gate}")
+        };
     }
     // Extents come from inputs: an axis that no required input has gets one.
     let mut needed = state_axes.clone();
@@ -236,13 +318,25 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
     for axis in needed {
         let has = |p: &String| {
             let ty = p.split_once(": ").map_or("", |(_, ty)| ty);
-            !ty.contains("State") && !ty.starts_with("Option") && ty.split(|c: char| !c.is_alphanumeric()).any(|word| word == axis)
+            !ty.contains("State")
+                && !ty.starts_with("Option")
+                && ty
+                    .split(|c: char| !c.is_alphanumeric())
+                    .any(|word| word == axis)
         };
         if !g.params.iter().any(has) {
             let name = g.name("s");
             g.params.push(format!("{name}: Tensor<{axis}>"));
             let kept = whole || ["B", "L", "D"].contains(&axis);
-            let _ = write!(value, " + {}", if kept { name } else { format!("sum::<{axis}>({name})") });
+            let _ = write!(
+                value,
+                " + {}",
+                if kept {
+                    name
+                } else {
+                    format!("sum::<{axis}>({name})")
+                }
+            );
         }
     }
     let mut out_axes = vec!["B", "L", "D"];
@@ -264,7 +358,11 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
     }
     let mut extents = BTreeMap::new();
     let mut put = |name: &str, n: usize| extents.insert(name.to_owned(), n);
-    let groups = if extents_d % 2 == 0 && extents_d > 2 { extents_d / 2 } else { 1 };
+    let groups = if extents_d % 2 == 0 && extents_d > 2 {
+        extents_d / 2
+    } else {
+        1
+    };
     let n = g.tape.pick(&[4, 1, 2, 3, 5, 7, 8]);
     put("B", g.tape.pick(&[1, 2, 3]));
     put("L", steps);

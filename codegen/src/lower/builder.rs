@@ -65,6 +65,8 @@ pub(super) struct Builder<'a> {
     /// Buffers of states, by slot: the value before the step, and after it where that is apart.
     pub state_bufs: HashMap<(Slot, When), Stored>,
     pub names: u32,
+    /// The loop in which an item's nests stand: nothing kept in memory is there outside of it.
+    pub base: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -101,6 +103,7 @@ impl<'a> Builder<'a> {
             state_regs: HashMap::new(),
             state_bufs: HashMap::new(),
             names: 0,
+            base: 0,
         };
         let live = rec.graph.reachable(&rec.roots());
         let used = |i: usize| {
@@ -249,6 +252,7 @@ impl<'a> Builder<'a> {
             let lane = self.lane_var.map_or(Ix::Const(0), Ix::Var);
             self.at[axis.0 as usize] = Some(Ix::Var(first) + lane);
         }
+        self.base = self.frames.len() - 1;
     }
 
     /// Closes every loop and gives the body.

@@ -1,73 +1,100 @@
 //! Nodes as registers: each value emitted once, in the outermost open loop that binds all of its axes.
 
-use selscan_dsl::{AxisId, Node, NodeId, ReduceOp, When};
+use selscan_dsl::{AxisId, AxisSet, Node, NodeId, ReduceOp, When};
 
 use super::builder::{Builder, Slot};
 use crate::dtype::Ty;
 use crate::loop_ir::{Ix, LoopOp, Reg, Rhs, Stmt};
 
+/// A value's register and the open loop that holds it: what reads the value cannot stand further out.
+#[derive(Clone, Copy)]
+struct Placed {
+    reg: Reg,
+    frame: usize,
+}
+
 impl Builder<'_> {
     /// The value of a node at the present point.
     pub fn value(&mut self, id: NodeId) -> Reg {
-        let pass = self.pass;
-        let graph = &pass.recurrence.graph;
-        let axes = graph.axes(id);
-        let key = (id, self.copy_key(axes));
-        let node = graph.node(id);
-        if let Node::State {
-            state, when, part, ..
-        } = node
-            && let Some(reg) = self.state_register(
-                Slot {
-                    state: *state,
-                    part: *part,
-                },
-                *when,
-                node,
-            )
-        {
-            return reg;
-        }
-        let frame = self.frame_of(axes);
-        if let Some(&reg) = self.frames[frame].memo.get(&key) {
-            return reg;
-        }
-        let reg = if let Some(stored) = self.stored.get(&id) {
-            let stored = stored.clone();
-            let ix = self.stored_ix(&stored, &[]);
-            self.emit(frame, self.ty, Rhs::Load(stored.buf, ix))
-        } else {
-            self.compute(id, frame)
-        };
-        self.frames[frame].memo.insert(key, reg);
-        reg
+        self.placed(id).reg
     }
 
     /// The value of a node that has a place in memory but is not there yet.
     pub fn fresh(&mut self, id: NodeId) -> Reg {
         let axes = self.pass.recurrence.graph.axes(id);
-        let frame = self.frame_of(axes);
-        let reg = self.compute(id, frame);
+        let placed = self.compute(id);
+        self.keep(id, axes, placed).reg
+    }
+
+    fn placed(&mut self, id: NodeId) -> Placed {
+        let pass = self.pass;
+        let graph = &pass.recurrence.graph;
+        let axes = graph.axes(id);
+        if let node @ Node::State {
+            state, when, part, ..
+        } = graph.node(id)
+        {
+            let slot = Slot {
+                state: *state,
+                part: *part,
+            };
+            if let Some(reg) = self.state_register(slot, *when, node) {
+                return Placed {
+                    reg,
+                    frame: self.frame_of(axes),
+                };
+            }
+        }
         let key = (id, self.copy_key(axes));
-        self.frames[frame].memo.insert(key, reg);
-        reg
+        let known = self.frames.iter().enumerate();
+        if let Some((frame, &reg)) = known
+            .filter_map(|(k, f)| Some((k, f.memo.get(&key)?)))
+            .next()
+        {
+            return Placed { reg, frame };
+        }
+        let placed = match self.stored.get(&id).cloned() {
+            Some(stored) => {
+                let frame = self.frame_of(axes).max(self.base);
+                let ix = self.stored_ix(&stored, &[]);
+                Placed {
+                    reg: self.emit(frame, self.ty, Rhs::Load(stored.buf, ix)),
+                    frame,
+                }
+            }
+            None => self.compute(id),
+        };
+        self.keep(id, axes, placed)
+    }
+
+    /// Remembers a value for as long as its point stands, even where it was computed further out.
+    fn keep(&mut self, id: NodeId, axes: AxisSet, placed: Placed) -> Placed {
+        let frame = placed.frame.max(self.frame_of(axes));
+        let key = (id, self.copy_key(axes));
+        self.frames[frame].memo.insert(key, placed.reg);
+        Placed { frame, ..placed }
     }
 
     /// Computes a node at the present point.
-    fn compute(&mut self, id: NodeId, frame: usize) -> Reg {
+    fn compute(&mut self, id: NodeId) -> Placed {
         let pass = self.pass;
         let rec = &pass.recurrence;
         let ty = self.ty;
+        let frame = self.frame_of(rec.graph.axes(id));
+        let at = |reg, frame| Placed { reg, frame };
         match rec.graph.node(id) {
-            Node::Const(bits) => self.emit(frame, ty, Rhs::Const(f64::from_bits(*bits))),
-            Node::Extent(axis) => self.emit(frame, ty, Rhs::Index(self.extent(*axis))),
+            Node::Const(bits) => at(
+                self.emit(frame, ty, Rhs::Const(f64::from_bits(*bits))),
+                frame,
+            ),
+            Node::Extent(axis) => at(self.emit(frame, ty, Rhs::Index(self.extent(*axis))), frame),
             Node::Index(axis) => {
-                let at = self.position(*axis);
-                self.emit(frame, ty, Rhs::Index(at))
+                let position = self.position(*axis);
+                at(self.emit(frame, ty, Rhs::Index(position)), frame)
             }
             Node::Input { input, index, part } => {
                 let (buf, ix) = self.input_ix(*input, index, *part, None);
-                self.emit(frame, ty, Rhs::Load(buf, ix))
+                at(self.emit(frame, ty, Rhs::Load(buf, ix)), frame)
             }
             Node::State {
                 state,
@@ -75,64 +102,72 @@ impl Builder<'_> {
                 index,
                 part,
             } => {
-                let (buf, ix) = self.state_ix(
-                    Slot {
-                        state: *state,
-                        part: *part,
-                    },
-                    *when,
-                    index,
-                    None,
-                );
-                self.emit(frame, ty, Rhs::Load(buf, ix))
+                let slot = Slot {
+                    state: *state,
+                    part: *part,
+                };
+                let (buf, ix) = self.state_ix(slot, *when, index, None);
+                at(self.emit(frame, ty, Rhs::Load(buf, ix)), frame)
             }
             Node::Op(op, xs) => {
-                let args: Vec<Reg> = xs.iter().map(|&x| self.value(x)).collect();
+                let args: Vec<Placed> = xs.iter().map(|&x| self.placed(x)).collect();
+                let frame = args.iter().fold(frame, |k, x| k.max(x.frame));
                 let ty = if op.is_comparison() { Ty::Bool } else { ty };
-                self.emit(frame, ty, Rhs::Op(LoopOp::Math(*op), args))
+                let args = args.into_iter().map(|x| x.reg).collect();
+                at(
+                    self.emit(frame, ty, Rhs::Op(LoopOp::Math(*op), args)),
+                    frame,
+                )
             }
             Node::Reduce { op, axis, x } => {
                 // Only fully unrolled code reaches this: elsewhere reductions are stored.
-                let mut acc = None;
+                let mut sum: Option<Placed> = None;
                 for k in 0..self.known(*axis) {
-                    let term = self.with_axis(*axis, Ix::Const(k), k, |b| b.value(*x));
-                    let both = |b: &mut Self, a| {
-                        b.emit(
-                            frame,
-                            ty,
-                            Rhs::Op(LoopOp::Math(reduce_op(*op)), vec![a, term]),
-                        )
-                    };
-                    acc = Some(acc.map_or(term, |a| both(self, a)));
+                    let term = self.with_axis(*axis, Ix::Const(k), k, |b| b.placed(*x));
+                    sum = Some(match sum {
+                        None => term,
+                        Some(sum) => {
+                            let frame = sum.frame.max(term.frame);
+                            let both =
+                                Rhs::Op(LoopOp::Math(reduce_op(*op)), vec![sum.reg, term.reg]);
+                            at(self.emit(frame, ty, both), frame)
+                        }
+                    });
                 }
-                acc.unwrap_or_else(|| self.emit(frame, ty, Rhs::Const(reduce_identity(*op))))
+                sum.unwrap_or_else(|| {
+                    at(
+                        self.emit(frame, ty, Rhs::Const(reduce_identity(*op))),
+                        frame,
+                    )
+                })
             }
             Node::Shift { axis, by, x, fill } => {
                 self.shift(frame, *axis, i64::from(*by), *x, *fill)
             }
             // A specialised recurrence has none; both branches are equal to the absent one.
-            Node::Given { absent, .. } => self.value(*absent),
+            Node::Given { absent, .. } => self.placed(*absent),
         }
     }
 
     /// `x` at the neighbouring position on `axis`, or `fill` at the open end.
-    fn shift(&mut self, frame: usize, axis: AxisId, by: i64, x: NodeId, fill: NodeId) -> Reg {
+    fn shift(&mut self, frame: usize, axis: AxisId, by: i64, x: NodeId, fill: NodeId) -> Placed {
         let at = self.position(axis);
         let n = self.known(axis);
         if let Ix::Const(k) = at {
             let from = k - by;
             if from < 0 || from >= n {
-                return self.value(fill);
+                return self.placed(fill);
             }
             let copy = self.copy[axis.0 as usize];
             return self.with_axis(
                 axis,
                 Ix::Const(from),
                 if copy >= 0 { copy - by } else { -1 },
-                |b| b.value(x),
+                |b| b.placed(x),
             );
         }
-        let fill = self.value(fill);
+        let fill = self.placed(fill);
+        let frame = frame.max(fill.frame);
         let rec = &self.pass.recurrence;
         let moved = Some((axis, at.clone() + Ix::Const(-by)));
         let (buf, ix) = match rec.graph.node(x) {
@@ -156,7 +191,7 @@ impl Builder<'_> {
         };
         let reg = self.proc.reg(self.ty);
         let load = vec![Stmt::Set(reg, Rhs::Load(buf, ix))];
-        let open = vec![Stmt::Set(reg, Rhs::Op(LoopOp::Copy, vec![fill]))];
+        let open = vec![Stmt::Set(reg, Rhs::Op(LoopOp::Copy, vec![fill.reg]))];
         let stmt = if by > 0 {
             Stmt::If {
                 lhs: at,
@@ -173,7 +208,7 @@ impl Builder<'_> {
             }
         };
         self.frames[frame].stmts.push(stmt);
-        reg
+        Placed { reg, frame }
     }
 
     pub fn state_register(&self, slot: Slot, when: When, node: &Node) -> Option<Reg> {

@@ -1,0 +1,435 @@
+//! One case of the oracle: a tape's recurrence on random data, by `eval`, by the interpreter and by the JIT.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use selscan_codegen::interp::{Memory, interp};
+use selscan_codegen::loop_ir::Role;
+use selscan_codegen::{Algorithm, Dtype, Options, Order, Plan, Schedule, Target, Ty, lower};
+use selscan_dsl::{
+    Array, Extents, InputId, InputKind, Inputs, Outputs, Recurrence, Scan, StateId,
+    eval_with_bound, prepare,
+};
+
+use crate::generate::{Case, Tape, generate};
+
+/// The K of the tolerance rule: elementary functions of up to 4 ulp, sums in another order, a running first-order bound.
+const K: f64 = 16.0;
+
+/// How many of what ran.
+#[derive(Default, Debug)]
+pub struct Counts {
+    pub recurrences: usize,
+    pub refused: usize,
+    pub orders: [usize; 3],
+    pub chunked: usize,
+    pub interpreted: usize,
+    pub jitted: usize,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [registers, tiled, stepped] = self.orders;
+        write!(
+            f,
+            "{} recurrences; {} interpreted and {} compiled runs (registers {registers}, tiled {tiled}, stepped {stepped}, chunked {}); {} schedules refused",
+            self.recurrences, self.interpreted, self.jitted, self.chunked, self.refused
+        )
+    }
+}
+
+/// Numbers from a seed (SplitMix64).
+pub struct Random(pub u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+    fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len())]
+    }
+    /// Uniform in −1..1.
+    fn signed(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+    }
+}
+
+/// A number as it lies in memory.
+pub fn rounded(dtype: Dtype, x: f64) -> f64 {
+    let mut memory = Memory::new();
+    memory.set(Role::Output(0), dtype, &[x]);
+    memory.get(Role::Output(0), dtype).unwrap()[0]
+}
+
+/// Random data of a shape, stored as `dtype`; mostly of size `scale`, a few larger, smaller or zero.
+pub fn data(
+    random: &mut Random,
+    shape: &[usize],
+    complex: bool,
+    dtype: Dtype,
+    scale: f64,
+) -> Array {
+    let len = shape.iter().product::<usize>() * if complex { 2 } else { 1 };
+    let values = (0..len).map(|_| {
+        let x = random.signed() * scale;
+        rounded(
+            dtype,
+            match random.below(24) {
+                0 => x * 8.0,
+                1 => x * 1e-3,
+                2 => 0.0,
+                _ => x,
+            },
+        )
+    });
+    let values = values.collect();
+    if complex {
+        Array::complex(shape, values)
+    } else {
+        Array::real(shape, values)
+    }
+}
+
+/// One way of storing a case's tensors.
+struct Storage {
+    options: Options,
+    inputs: Inputs,
+}
+
+fn storage(rec: &Recurrence, case: &Case, extents: &Extents, random: &mut Random) -> Storage {
+    let mut options = Options {
+        compute: if random.below(6) == 5 {
+            Ty::F64
+        } else {
+            Ty::F32
+        },
+        ..Options::default()
+    };
+    let mixed = random.below(3) == 2;
+    let mut dtype = |options: &mut Options, random: &mut Random, name: &str| {
+        let dtype = if mixed {
+            random.pick(&[Dtype::F32, Dtype::Bf16, Dtype::F16])
+        } else {
+            options.compute_dtype()
+        };
+        options.storage.insert(name.to_owned(), dtype);
+        dtype
+    };
+    let mut inputs = Inputs::new();
+    for decl in &rec.inputs {
+        let dtype = dtype(&mut options, random, &decl.name);
+        if decl.kind == InputKind::Tensor && !case.absent.contains(&decl.name) {
+            let array = data(
+                random,
+                &extents.shape(&decl.axes),
+                decl.complex,
+                dtype,
+                case.scale,
+            );
+            inputs = inputs.with(&decl.name, array);
+        }
+    }
+    for state in &rec.states {
+        let dtype = dtype(&mut options, random, &state.name);
+        options.last.insert(state.name.clone());
+        if case.initial {
+            options.initial.insert(state.name.clone());
+            let array = data(
+                random,
+                &extents.shape(&state.axes),
+                state.complex,
+                dtype,
+                case.scale,
+            );
+            inputs = inputs.with_initial(&state.name, array);
+        }
+    }
+    for output in &rec.outputs {
+        dtype(&mut options, random, &output.name);
+    }
+    if case.packed {
+        let batch = rec.batch_axis().map(|a| extents.get(a));
+        let (rows, len) = (batch.unwrap_or(1), extents.get(rec.time));
+        let mut values = Vec::new();
+        for _ in 0..rows {
+            let mut sequence = 0.0;
+            for _ in 0..len {
+                sequence += f64::from(u8::from(random.below(4) == 3));
+                values.push(sequence);
+            }
+        }
+        let shape: Vec<usize> = batch.into_iter().chain([len]).collect();
+        inputs = inputs.with_seq_idx(Array::real(&shape, values));
+    }
+    Storage { options, inputs }
+}
+
+fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule> {
+    let mut out = Vec::new();
+    for order in Order::ALL {
+        for _ in 0..2 {
+            let algorithm = if random.below(3) == 2 {
+                Algorithm::Chunked {
+                    chunk: random.pick(&[1, 4, 8, 3]),
+                }
+            } else {
+                Algorithm::Sequential
+            };
+            out.push(Schedule {
+                algorithm,
+                order,
+                lanes: random.pick(&[1, target.lanes(compute)]),
+                block: random.pick(&[1, 2, 3]),
+                tile: random.pick(&[4, 1, 3, 64]),
+                unroll: random.pick(&[1, 2, 4, 3]),
+            });
+        }
+    }
+    out
+}
+
+/// Checks the case of a tape; the error says which path was wrong where.
+pub fn check(tape: &[u8], seed: u64, counts: &mut Counts) -> Result<(), String> {
+    let case = generate(&mut Tape::new(tape));
+    let rec = Recurrence::parse(&case.text).map_err(|e| format!("{}\n{e}", case.text))?;
+    let mut random = Random(seed);
+    let extents = Extents(rec.axes.iter().map(|a| case.extents[&a.name]).collect());
+    let Storage { options, inputs } = storage(&rec, &case, &extents, &mut random);
+    let (wanted, bound) = eval_with_bound(&rec, &inputs)
+        .map_err(|e| format!("{}\n{:?}\neval: {e}", case.text, case.extents))?;
+    counts.recurrences += 1;
+    let scans = prepare(&rec, &|name| inputs.has(name), inputs.seq_idx.is_some());
+    let target = Target::generic();
+    for schedule in schedules(&mut random, &target, options.compute) {
+        let fail = |path: &str, why: String| {
+            Err(format!(
+                "{path} under '{schedule}': {why}\n{}extents {:?}, absent {:?}, packed {}, options {options:?}",
+                case.text, case.extents, case.absent, case.packed
+            ))
+        };
+        let plans: Result<Vec<Plan>, _> = scans
+            .iter()
+            .map(|scan| {
+                Plan::new(
+                    scan,
+                    &extents_of(&rec, &extents, scan),
+                    &stage_options(scan, &options),
+                    &target,
+                    &schedule,
+                )
+            })
+            .collect();
+        let Ok(plans) = plans else {
+            counts.refused += 1;
+            continue;
+        };
+        counts.orders[Order::ALL
+            .iter()
+            .position(|&o| o == schedule.order)
+            .unwrap()] += 1;
+        counts.chunked += usize::from(schedule.algorithm != Algorithm::Sequential);
+        counts.interpreted += 1;
+        let found = interpret(&rec, &scans, &plans, &extents, &options, &inputs);
+        let verdict = found.and_then(|found| compare(&rec, &options, &wanted, &bound, &found));
+        if let Err(why) = verdict {
+            return fail("interp", why);
+        }
+    }
+    Ok(())
+}
+
+/// The extents of a stage, whose axes may be others than the whole's.
+fn extents_of(rec: &Recurrence, extents: &Extents, scan: &Scan) -> Extents {
+    let find = |name: &str| rec.axis_named(name).map_or(0, |a| extents.get(a));
+    Extents(scan.recurrence.axes.iter().map(|a| find(&a.name)).collect())
+}
+
+/// What passes between the stages is stored in the compute type.
+fn stage_options(scan: &Scan, options: &Options) -> Options {
+    let mut own = options.clone();
+    let states: Vec<&String> = scan.recurrence.states.iter().map(|s| &s.name).collect();
+    own.initial.retain(|name| states.contains(&name));
+    own.last.retain(|name| states.contains(&name));
+    own
+}
+
+fn interpret(
+    rec: &Recurrence,
+    scans: &[Scan],
+    plans: &[Plan],
+    extents: &Extents,
+    options: &Options,
+    inputs: &Inputs,
+) -> Result<Outputs, String> {
+    let boundaries: BTreeMap<String, Array> = match &inputs.seq_idx {
+        Some(seq_idx) => rec
+            .specialize(&|name| inputs.has(name))
+            .boundary_inputs(seq_idx)
+            .into_iter()
+            .collect(),
+        None => BTreeMap::new(),
+    };
+    let mut between: BTreeMap<String, Array> = BTreeMap::new();
+    let mut out = Outputs::default();
+    for (scan, plan) in scans.iter().zip(plans) {
+        let stage = &scan.recurrence;
+        let own = extents_of(rec, extents, scan);
+        let ix: Vec<i64> = own.0.iter().map(|&n| n as i64).collect();
+        let mut memory = Memory::new();
+        for (i, decl) in stage.inputs.iter().enumerate() {
+            let array = inputs
+                .tensors
+                .get(&decl.name)
+                .or_else(|| boundaries.get(&decl.name))
+                .or_else(|| between.get(&decl.name));
+            let array = array.ok_or_else(|| format!("stage input {} is not there", decl.name))?;
+            memory.set(
+                Role::Input(InputId(i as u32)),
+                options.dtype(&decl.name),
+                &array.data,
+            );
+        }
+        for (i, decl) in stage.states.iter().enumerate() {
+            if let Some(array) = inputs.initial.get(&decl.name) {
+                memory.set(
+                    Role::Initial(StateId(i as u32)),
+                    options.dtype(&decl.name),
+                    &array.data,
+                );
+            }
+            let poison = vec![
+                f64::NAN;
+                own.shape(&decl.axes).iter().product::<usize>()
+                    * if decl.complex { 2 } else { 1 }
+            ];
+            memory.set(
+                Role::Last(StateId(i as u32)),
+                options.dtype(&decl.name),
+                &poison,
+            );
+        }
+        for (i, decl) in stage.outputs.iter().enumerate() {
+            let poison = vec![
+                f64::NAN;
+                own.shape(&decl.axes).iter().product::<usize>()
+                    * if decl.complex { 2 } else { 1 }
+            ];
+            memory.set(Role::Output(i as u32), options.dtype(&decl.name), &poison);
+        }
+        for (i, (dtype, len)) in plan.workspaces.iter().enumerate() {
+            let len = len
+                .eval(&|_| 0, &|a| ix[a.0 as usize])
+                .ok_or("workspace length")?;
+            memory.set(
+                Role::Workspace(i as u32),
+                *dtype,
+                &vec![f64::NAN; len as usize],
+            );
+        }
+        let program = lower(plan);
+        interp(&program, &mut memory, &ix).map_err(|e| e.to_string())?;
+        for (i, decl) in stage.outputs.iter().enumerate() {
+            let values = memory
+                .get(Role::Output(i as u32), options.dtype(&decl.name))
+                .ok_or("output")?;
+            let shape = own.shape(&decl.axes);
+            let array = if decl.complex {
+                Array::complex(&shape, values)
+            } else {
+                Array::real(&shape, values)
+            };
+            let last_stage = rec.outputs.iter().any(|o| o.name == decl.name);
+            if last_stage {
+                out.tensors.insert(decl.name.clone(), array)
+            } else {
+                between.insert(decl.name.clone(), array)
+            };
+        }
+        for (i, decl) in stage.states.iter().enumerate() {
+            let values = memory
+                .get(Role::Last(StateId(i as u32)), options.dtype(&decl.name))
+                .ok_or("state")?;
+            let shape = own.shape(&decl.axes);
+            let array = if decl.complex {
+                Array::complex(&shape, values)
+            } else {
+                Array::real(&shape, values)
+            };
+            out.last.insert(decl.name.clone(), array);
+        }
+    }
+    Ok(out)
+}
+
+/// The one tolerance rule, on every output and last state.
+pub fn compare(
+    rec: &Recurrence,
+    options: &Options,
+    wanted: &Outputs,
+    bound: &Outputs,
+    found: &Outputs,
+) -> Result<(), String> {
+    let outputs = rec
+        .outputs
+        .iter()
+        .map(|o| (&o.name, &wanted.tensors, &bound.tensors, &found.tensors));
+    let states = rec
+        .states
+        .iter()
+        .map(|s| (&s.name, &wanted.last, &bound.last, &found.last));
+    for (name, wanted, bound, found) in outputs.chain(states) {
+        let found = found
+            .get(name)
+            .ok_or_else(|| format!("{name} is not there"))?;
+        let (wanted, bound) = (&wanted[name], &bound[name]);
+        if wanted.shape != found.shape {
+            return Err(format!(
+                "{name} has the shape {:?}, wanted {:?}",
+                found.shape, wanted.shape
+            ));
+        }
+        let (compute, stored) = (options.compute_dtype(), options.dtype(name));
+        for (i, ((&y, &y64), &m)) in found
+            .data
+            .iter()
+            .zip(&wanted.data)
+            .zip(&bound.data)
+            .enumerate()
+        {
+            let overflow = y64.abs() >= largest(stored) * 0.999 || !m.is_finite() || m > 1e30;
+            // Rounding to the storage type comes on top of the arithmetic; tiny results may flush to 0.
+            let tolerance =
+                K * compute.epsilon() * m + stored.epsilon() * y64.abs() + smallest(stored);
+            if !overflow && !((y - y64).abs() <= tolerance) {
+                return Err(format!(
+                    "{name}[{i}] is {y}, wanted {y64} within {tolerance:e} (m = {m})"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn largest(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F16 => 65504.0,
+        Dtype::F32 | Dtype::Bf16 => f64::from(f32::MAX),
+        Dtype::F64 => f64::MAX,
+    }
+}
+
+/// The spacing of numbers near 0: below the smallest normal number, relative precision ends.
+fn smallest(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F16 => 6e-8,
+        Dtype::F32 | Dtype::Bf16 => 1.2e-38,
+        Dtype::F64 => 2.3e-308,
+    }
+}
