@@ -1,0 +1,200 @@
+//! `selscan explain`: what a kernel becomes. In: a kernel and a shape. Out: its story on one page, or one stage of the
+//! compiler whole.
+
+use selscan_codegen::{Plan, lower};
+use selscan_dsl::scan::Scan;
+use selscan_dsl::syntax::Stmt;
+use selscan_dsl::{NodeId, OutputDecl, Recurrence};
+use serde_json::{Value, json};
+
+use super::args::{ExplainArgs, Stage};
+use super::failure::Failure;
+use super::job::Job;
+use super::report::{Report, bytes, digits, indent, table};
+use super::stages::{as_written, fused};
+
+/// Explains a kernel.
+pub fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
+    let mut kernel = args.kernel.clone();
+    // Nothing is run: the shape decides, not the memory for it.
+    let schedule = args.schedule.schedule;
+    let job = Job::described(&mut kernel, schedule)?;
+    let scans = job.kernel.scans(&job.spec)?;
+    let plans = job.kernel.plan(&job.spec, &job.extents)?;
+    match args.stage {
+        None => page(&job, &scans, &plans),
+        Some(stage) => {
+            let text = whole(&job, &scans, &plans, stage)?;
+            let name = format!("{stage:?}").to_lowercase();
+            let json = json!({ "command": "explain", "kernel": job.source.recurrence.name, "stage": name, "text": text });
+            Ok(Report::new(text, json))
+        }
+    }
+}
+
+/// One stage whole.
+fn whole(job: &Job, scans: &[Scan], plans: &[Plan], stage: Stage) -> Result<String, Failure> {
+    let programs = || plans.iter().map(lower);
+    let cpu = job.kernel.cpu();
+    let join = |texts: Result<Vec<String>, selscan_runtime::Error>| Ok(texts?.join("\n"));
+    match stage {
+        Stage::Recurrence => Ok(job.source.recurrence.to_string()),
+        Stage::Scan => {
+            let each = scans.iter().map(|s| format!("{}{}\n{}", s, coefficients(s), s.recurrence));
+            Ok(each.collect::<Vec<_>>().join("\n"))
+        }
+        Stage::Plan => Ok(plans.iter().map(decisions).collect::<Vec<_>>().join("\n")),
+        Stage::Loops => Ok(programs().map(|p| p.to_string()).collect::<Vec<_>>().join("\n")),
+        Stage::Clif => join(programs().map(|p| cpu.clif(&p)).collect()),
+        Stage::Asm => join(programs().map(|p| cpu.asm(&p)).collect()),
+    }
+}
+
+/// The story on one page.
+fn page(job: &Job, scans: &[Scan], plans: &[Plan]) -> Result<Report, Failure> {
+    let r = &job.source.recurrence;
+    let options = job.spec.options(r);
+    let mut text = indent(&job.source.text, 0);
+    let mut stages_json: Vec<Value> = Vec::new();
+    text.push_str(&format!("\nat {}, {}\n", job.shape_text(), job.dtype()));
+    let (mut before, mut after) = (0.0, 0.0);
+    for (i, (scan, plan)) in scans.iter().zip(plans).enumerate() {
+        if scans.len() > 1 {
+            text.push_str(&format!("\ndirection {} of {}\n", i + 1, scans.len()));
+        }
+        text.push_str(&format!("\n{}{}", scan, coefficients(scan)));
+        let mut rows = Vec::new();
+        let row = |what: &str, name: &str, reads: f64, writes: f64| {
+            vec![what.to_owned(), name.to_owned(), bytes(reads), bytes(writes)]
+        };
+        for (k, s) in as_written(scan, &job.extents, &options).iter().enumerate() {
+            before += s.reads + s.writes;
+            rows.push(row(if k == 0 { "as written" } else { "" }, s.name, s.reads, s.writes));
+            stages_json.push(json!({ "form": "as written", "name": s.name, "reads": s.reads, "writes": s.writes }));
+        }
+        for (k, (name, reads, writes)) in fused(plan, &job.extents).iter().enumerate() {
+            after += reads + writes;
+            rows.push(row(if k == 0 { "fused" } else { "" }, name, *reads, *writes));
+            stages_json.push(json!({ "form": "fused", "name": name, "reads": reads, "writes": writes }));
+        }
+        let header = ["", "stage", "reads", "writes"];
+        text.push_str(&format!("\n{}", table(&header, &rows, &[false, false, true, true])));
+        text.push_str(&format!("\nschedule: {}\n", plan.schedule));
+    }
+    text.push_str(&format!(
+        "\nfusion moves {} in place of {}: {}× less\n",
+        bytes(after),
+        bytes(before),
+        digits(before / after.max(1.0))
+    ));
+    let json = json!({
+        "command": "explain",
+        "kernel": r.name,
+        "shape": job.shape().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+        "dtype": job.dtype().name(),
+        "text": job.source.text,
+        "classes": scans.iter().map(|s| s.class.to_string()).collect::<Vec<_>>(),
+        "states": scans.iter().flat_map(states_json).collect::<Vec<_>>(),
+        "stages": stages_json,
+        "bytes_as_written": before,
+        "bytes_fused": after,
+        "schedules": plans.iter().map(|p| p.schedule.to_string()).collect::<Vec<_>>(),
+    });
+    Ok(Report::new(text, json))
+}
+
+fn states_json(scan: &Scan) -> Vec<Value> {
+    let each = scan.source.state_ids().zip(&scan.states);
+    each.map(|(id, state)| {
+        let name = &scan.source.state(id).name;
+        match &state.affine {
+            Ok(pair) => {
+                let (lets, a, b) = pair_text(&scan.source, pair.a, pair.b);
+                json!({ "state": name, "class": state.class.to_string(), "lets": lets, "a": a, "b": b })
+            }
+            Err(why) => json!({ "state": name, "class": state.class.to_string(), "not_affine": why.reason }),
+        }
+    })
+    .collect()
+}
+
+/// (a, b) of every affine state, as text of the one syntax.
+fn coefficients(scan: &Scan) -> String {
+    let mut out = String::new();
+    for (id, state) in scan.source.state_ids().zip(&scan.states) {
+        if let Ok(pair) = &state.affine {
+            let (lets, a, b) = pair_text(&scan.source, pair.a, pair.b);
+            for line in lets {
+                out.push_str(&format!("    {line}\n"));
+            }
+            out.push_str(&format!("    {0}' = ({a}) * {0} + ({b})\n", scan.source.state(id).name));
+        }
+    }
+    out
+}
+
+/// Two values of a recurrence as text: the `let`s that they share, and the expressions.
+fn pair_text(r: &Recurrence, a: NodeId, b: NodeId) -> (Vec<String>, String, String) {
+    let mut values = r.clone();
+    let zero = values.graph.constant(0.0);
+    for state in &mut values.states {
+        (state.update, state.update_im) = (zero, None);
+    }
+    let output = |name: &str, value| OutputDecl {
+        name: name.to_owned(),
+        axes: r.graph.axes(value).iter().collect(),
+        complex: false,
+        value,
+        value_im: None,
+    };
+    values.outputs = vec![output("a", a), output("b", b)];
+    let kernel = values.to_kernel();
+    let lets = kernel.body.iter().filter(|s| matches!(s, Stmt::Let { .. }));
+    let lets = lets.map(ToString::to_string).collect();
+    match &kernel.tail.kind {
+        selscan_dsl::syntax::ExprKind::Tuple(pair) if pair.len() == 2 => (lets, pair[0].to_string(), pair[1].to_string()),
+        _ => (lets, kernel.tail.to_string(), String::new()),
+    }
+}
+
+/// The decisions of a plan.
+fn decisions(plan: &Plan) -> String {
+    let mut out = format!("schedule: {}\narithmetic: {}\n", plan.schedule, plan.compute.name());
+    let show = |ix: &selscan_codegen::loop_ir::Ix| {
+        // A proc without variables names the extents.
+        selscan_codegen::loop_ir::Proc {
+            name: String::new(),
+            extents: plan.extent_names.clone(),
+            buffers: vec![],
+            vars: vec![],
+            regs: vec![],
+            items: selscan_codegen::loop_ir::Ix::Const(1),
+            body: vec![],
+        }
+        .show(ix)
+    };
+    for (i, (dtype, len)) in plan.workspaces.iter().enumerate() {
+        out.push_str(&format!("workspace {i}: {dtype}[{}]\n", show(len)));
+    }
+    for pass in &plan.passes {
+        let r = &pass.recurrence;
+        let names = |axes: &mut dyn Iterator<Item = selscan_dsl::AxisId>| {
+            let names: Vec<&str> = axes.map(|a| r.axis_name(a)).collect();
+            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        };
+        out.push_str(&format!("pass {}\n", pass.name));
+        out.push_str(&format!("  parallel axes: {}\n", names(&mut pass.structure.parallel.iter().copied())));
+        out.push_str(&format!("  lanes over: {}\n", names(&mut pass.structure.lane.into_iter())));
+        out.push_str(&format!("  inner axes: {}\n", names(&mut pass.structure.inner.iter())));
+        out.push_str(&format!("  order: {}\n", pass.schedule.order));
+        if let Some(why) = &pass.structure.untileable {
+            out.push_str(&format!("  time is not tiled outside of the inner axes: {why}\n"));
+        }
+        if let Some(chunk) = pass.chunk {
+            out.push_str(&format!("  chunks of {chunk} steps\n"));
+        }
+        let extents = r.axes.iter().zip(&pass.extents).map(|(a, ix)| format!("{} = {}", a.name, show(ix)));
+        out.push_str(&format!("  extents: {}\n", extents.collect::<Vec<_>>().join(", ")));
+    }
+    out
+}

@@ -1,0 +1,148 @@
+//! One kernel with its arguments, ready to run. In: what the command line says of it. Out: [`Job`].
+
+use std::path::Path;
+
+use selscan_codegen::{Algorithm, Dtype, Plan, Schedule, candidates};
+use selscan_dsl::{AxisId, Extents};
+use selscan_runtime::{Cpu, CpuOptions, Kernel, OwnedArgs, OwnedResults, Spec, Tensor};
+
+use super::args::KernelArgs;
+use super::failure::Failure;
+use super::source::Source;
+use super::{data, files};
+
+/// A kernel and its arguments.
+pub struct Job {
+    pub source: Source,
+    pub kernel: Kernel,
+    pub args: OwnedArgs,
+    pub spec: Spec,
+    pub extents: Extents,
+    /// Tensors of the input file that the kernel has no use for.
+    pub ignored: Vec<String>,
+}
+
+/// The CPU with the threads asked for.
+pub fn cpu(threads: Option<u16>) -> Result<Cpu, Failure> {
+    let options = CpuOptions {
+        threads: threads.map(usize::from),
+        ..CpuOptions::default()
+    };
+    Ok(Cpu::with_options(options)?)
+}
+
+impl Job {
+    /// A kernel on made-up data.
+    pub fn made_up(args: &KernelArgs, schedule: Option<Schedule>) -> Result<Job, Failure> {
+        let source = Source::load(&args.source, args.kernel.as_deref())?;
+        Job::with_data(source, args, schedule)
+    }
+
+    /// The same for a kernel at hand.
+    pub fn with_data(source: Source, args: &KernelArgs, schedule: Option<Schedule>) -> Result<Job, Failure> {
+        let extents = data::extents(&source, &args.shape)?;
+        let made = data::make(&source, args, &extents, args.dtype.unwrap_or(Dtype::F32))?;
+        Job::new(source, made, args.threads, schedule, vec![])
+    }
+
+    /// A kernel on the tensors of a file.
+    pub fn from_file(
+        args: &KernelArgs,
+        schedule: Option<Schedule>,
+        input: &Path,
+        flags: &[String],
+    ) -> Result<Job, Failure> {
+        let made_up = [
+            ("--shape", args.shape.is_empty()),
+            ("--without", args.without.is_empty()),
+            ("--range", args.range.is_empty()),
+        ];
+        if let Some((option, _)) = made_up.iter().find(|(_, empty)| !empty) {
+            return Err(Failure::Usage(format!("{option} is about made-up data: leave it out with --input")));
+        }
+        let source = Source::load(&args.source, args.kernel.as_deref())?;
+        let loaded = files::load(input, &source.recurrence, flags, args.dtype)?;
+        Job::new(source, loaded.args, args.threads, schedule, loaded.ignored)
+    }
+
+    fn new(
+        source: Source,
+        args: OwnedArgs,
+        threads: Option<u16>,
+        schedule: Option<Schedule>,
+        ignored: Vec<String>,
+    ) -> Result<Job, Failure> {
+        let kernel = cpu(threads)?.kernel(source.recurrence.clone());
+        let kernel = schedule.map_or(kernel.clone(), |s| kernel.with_schedule(s));
+        let (spec, extents) = kernel.resolve(&args)?;
+        Ok(Job {
+            source,
+            kernel,
+            args,
+            spec,
+            extents,
+            ignored,
+        })
+    }
+
+    /// The schedule of every stage: asked for, tuned or the default.
+    pub fn schedules(&self) -> Result<Vec<Schedule>, Failure> {
+        let plans = self.kernel.plan(&self.spec, &self.extents)?;
+        Ok(plans.iter().map(|p| p.schedule).collect())
+    }
+
+    /// The same kernel in scalar code on one thread at a time: one lane, one vector, time in order.
+    pub fn scalar(&self) -> Result<Kernel, Failure> {
+        let options = self.spec.options(&self.source.recurrence);
+        let target = self.kernel.cpu().target();
+        let mut scalar = Vec::new();
+        for (scan, chosen) in self.kernel.scans(&self.spec)?.iter().zip(self.schedules()?) {
+            let plain = Schedule {
+                algorithm: Algorithm::Sequential,
+                lanes: 1,
+                block: 1,
+                ..chosen
+            };
+            let fits = |s: &Schedule| Plan::new(scan, &self.extents, &options, target, s).is_ok();
+            let all = || candidates(scan, &self.extents, &options, target);
+            let any = || all().into_iter().find(|s| s.lanes == 1 && s.algorithm == Algorithm::Sequential);
+            let found = Some(plain).filter(fits).or_else(any);
+            scalar.push(found.ok_or_else(|| Failure::Internal(format!("{} has no scalar schedule", self.source.recurrence.name)))?);
+        }
+        Ok(self.kernel.with_schedules(&scalar))
+    }
+
+    /// The extents by the names of axes, aliases left out.
+    pub fn shape(&self) -> Vec<(String, usize)> {
+        let r = &self.source.recurrence;
+        let own = (0..r.axes.len()).filter(|&i| r.axes[i].alias_of.is_none());
+        own.map(|i| (r.axes[i].name.clone(), self.extents.0[i])).collect()
+    }
+
+    /// `B=1 L=2048 D=1536 N=16`
+    pub fn shape_text(&self) -> String {
+        let each = self.shape().into_iter().map(|(axis, n)| format!("{axis}={n}"));
+        each.collect::<Vec<_>>().join(" ")
+    }
+
+    /// How many state points a run computes: the points of every state at every step (of the outputs, without states).
+    pub fn points(&self) -> f64 {
+        let r = &self.source.recurrence;
+        let product = |axes: &[AxisId]| axes.iter().map(|&a| self.extents.get(a) as f64).product::<f64>();
+        let steps = self.extents.get(r.time) as f64;
+        let states: f64 = r.states.iter().filter(|s| !s.hidden).map(|s| product(&s.axes) * steps).sum();
+        if states > 0.0 { states } else { r.outputs.iter().map(|o| product(&o.axes)).sum() }
+    }
+
+    /// The bytes of everything that a run reads and writes, each element once.
+    pub fn bytes(&self, results: &OwnedResults) -> f64 {
+        let all = [&self.args.inputs, &self.args.initial, &results.outputs, &results.last];
+        let size = |t: &Tensor| (t.len() * t.dtype().bytes()) as f64;
+        all.into_iter().flat_map(|tensors| tensors.values()).map(size).sum()
+    }
+
+    /// The type of the first output.
+    pub fn dtype(&self) -> Dtype {
+        self.spec.outputs.first().copied().unwrap_or(Dtype::F32)
+    }
+}

@@ -1,0 +1,86 @@
+//! `selscan bench`: the catalogue, timed. In: a filter. Out: a table, model by model: time per state point, memory
+//! traffic, and the ratio to the same kernel in scalar code (lanes=1) on the same threads.
+
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use selscan_models::{CATALOGUE, Model};
+use serde_json::json;
+
+use super::args::{BenchArgs, KernelArgs};
+use super::baseline;
+use super::check::style;
+use super::failure::Failure;
+use super::job::Job;
+use super::measure::{Run, in_turns};
+use super::report::{Report, digits, rate, table, time};
+use super::run::plain;
+use super::source::Source;
+
+/// How long each model is measured.
+const BUDGET: Duration = Duration::from_millis(600);
+
+/// Times the catalogue.
+pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
+    let filter = args.filter.as_deref().unwrap_or("").to_lowercase();
+    let wanted = |m: &&Model| m.name.to_lowercase().contains(&filter) || m.source.to_lowercase().contains(&filter);
+    let models: Vec<&'static Model> = CATALOGUE.iter().filter(wanted).collect();
+    if models.is_empty() {
+        return Err(Failure::Usage(format!("no model has '{filter}' in its name or source; see `selscan list`")));
+    }
+    let bar = ProgressBar::new(models.len() as u64).with_style(style());
+    let (mut rows, mut all) = (Vec::new(), Vec::new());
+    let mut machine = String::new();
+    for model in models {
+        bar.set_message(model.name);
+        let mut kernel = KernelArgs::of_model(model.name, args.threads);
+        if args.small {
+            kernel.shape = model.small.iter().map(|&(axis, n)| (axis.to_owned(), n)).collect();
+        }
+        let job = Job::with_data(Source::of(model)?, &kernel, None)?;
+        machine = job.kernel.cpu().target().name.clone();
+        let scalar = job.scalar()?;
+        let (mut fast, mut slow) = (job.kernel.results(&job.args)?, scalar.results(&job.args)?);
+        let bytes = job.bytes(&fast);
+        let mut by_kernel = || job.kernel.launch(job.args.args(&mut fast)).map_err(Failure::from);
+        let mut by_scalar = || scalar.launch(job.args.args(&mut slow)).map_err(Failure::from);
+        let problem = plain(&job);
+        let mut y = problem.as_ref().map_or(vec![], |p| vec![0.0; p.u.len()]);
+        let mut by_hand = || {
+            problem.as_ref().inspect(|p| baseline::selective_scan(p, &mut y));
+            Ok(())
+        };
+        let mut runs: Vec<Run<'_>> = vec![&mut by_kernel, &mut by_scalar];
+        if problem.is_some() {
+            runs.push(&mut by_hand);
+        }
+        let times = in_turns(BUDGET, &mut runs)?;
+        let (seconds, scalar, hand) = (times[0], times[1], times.get(2));
+        let per_point = seconds / job.points().max(1.0);
+        let schedules: Vec<String> = job.schedules()?.iter().map(ToString::to_string).collect();
+        rows.push(vec![
+            model.name.to_owned(),
+            job.shape_text(),
+            time(seconds),
+            format!("{:.3} ns", per_point * 1e9),
+            rate(bytes / seconds),
+            format!("{}×", digits(scalar / seconds)),
+            hand.map_or(String::new(), |h| format!("{}×", digits(h / seconds))),
+        ]);
+        all.push(json!({
+            "model": model.name, "shape": job.shape().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            "seconds": seconds, "seconds_per_point": per_point, "bytes_per_second": bytes / seconds,
+            "scalar_seconds": scalar, "ratio_to_scalar": scalar / seconds,
+            "plain_rust_seconds": hand, "ratio_to_plain_rust": hand.map(|h| h / seconds), "schedules": schedules,
+        }));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let header = ["model", "shape", "time", "per point", "memory", "vs lanes=1", "vs plain Rust"];
+    let right = [false, false, true, true, true, true, true];
+    let text = format!(
+        "{machine}\n\n{}\nf32; vs lanes=1: the same kernel in scalar code on as many threads; vs plain Rust: on one thread\n",
+        table(&header, &rows, &right)
+    );
+    Ok(Report::new(text, json!({ "command": "bench", "machine": machine, "models": all })))
+}
