@@ -120,6 +120,21 @@ pub struct KernelArgs {
     pub threads: Option<u16>,
 }
 
+impl KernelArgs {
+    /// A model of the catalogue, called as is typical.
+    pub fn of_model(name: &str, threads: Option<u16>) -> KernelArgs {
+        KernelArgs {
+            source: name.to_owned(),
+            kernel: None,
+            shape: vec![],
+            without: vec![],
+            range: vec![],
+            dtype: None,
+            threads,
+        }
+    }
+}
+
 /// A schedule to use.
 #[derive(Args, Clone, Debug)]
 pub struct ScheduleArgs {

@@ -15,10 +15,7 @@ use super::stages::{as_written, fused};
 
 /// Explains a kernel.
 pub fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
-    let mut kernel = args.kernel.clone();
-    // Nothing is run: the shape decides, not the memory for it.
-    let schedule = args.schedule.schedule;
-    let job = Job::described(&mut kernel, schedule)?;
+    let job = Job::described(&args.kernel, args.schedule.schedule)?;
     let scans = job.kernel.scans(&job.spec)?;
     let plans = job.kernel.plan(&job.spec, &job.extents)?;
     match args.stage {
@@ -43,7 +40,7 @@ fn whole(job: &Job, scans: &[Scan], plans: &[Plan], stage: Stage) -> Result<Stri
             let each = scans.iter().map(|s| format!("{}{}\n{}", s, coefficients(s), s.recurrence));
             Ok(each.collect::<Vec<_>>().join("\n"))
         }
-        Stage::Plan => Ok(plans.iter().map(decisions).collect::<Vec<_>>().join("\n")),
+        Stage::Plan => Ok(plans.iter().map(Plan::to_string).collect::<Vec<_>>().join("\n")),
         Stage::Loops => Ok(programs().map(|p| p.to_string()).collect::<Vec<_>>().join("\n")),
         Stage::Clif => join(programs().map(|p| cpu.clif(&p)).collect()),
         Stage::Asm => join(programs().map(|p| cpu.asm(&p)).collect()),
@@ -155,46 +152,4 @@ fn pair_text(r: &Recurrence, a: NodeId, b: NodeId) -> (Vec<String>, String, Stri
         selscan_dsl::syntax::ExprKind::Tuple(pair) if pair.len() == 2 => (lets, pair[0].to_string(), pair[1].to_string()),
         _ => (lets, kernel.tail.to_string(), String::new()),
     }
-}
-
-/// The decisions of a plan.
-fn decisions(plan: &Plan) -> String {
-    let mut out = format!("schedule: {}\narithmetic: {}\n", plan.schedule, plan.compute.name());
-    let show = |ix: &selscan_codegen::loop_ir::Ix| {
-        // A proc without variables names the extents.
-        selscan_codegen::loop_ir::Proc {
-            name: String::new(),
-            extents: plan.extent_names.clone(),
-            buffers: vec![],
-            vars: vec![],
-            regs: vec![],
-            items: selscan_codegen::loop_ir::Ix::Const(1),
-            body: vec![],
-        }
-        .show(ix)
-    };
-    for (i, (dtype, len)) in plan.workspaces.iter().enumerate() {
-        out.push_str(&format!("workspace {i}: {dtype}[{}]\n", show(len)));
-    }
-    for pass in &plan.passes {
-        let r = &pass.recurrence;
-        let names = |axes: &mut dyn Iterator<Item = selscan_dsl::AxisId>| {
-            let names: Vec<&str> = axes.map(|a| r.axis_name(a)).collect();
-            if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-        };
-        out.push_str(&format!("pass {}\n", pass.name));
-        out.push_str(&format!("  parallel axes: {}\n", names(&mut pass.structure.parallel.iter().copied())));
-        out.push_str(&format!("  lanes over: {}\n", names(&mut pass.structure.lane.into_iter())));
-        out.push_str(&format!("  inner axes: {}\n", names(&mut pass.structure.inner.iter())));
-        out.push_str(&format!("  order: {}\n", pass.schedule.order));
-        if let Some(why) = &pass.structure.untileable {
-            out.push_str(&format!("  time is not tiled outside of the inner axes: {why}\n"));
-        }
-        if let Some(chunk) = pass.chunk {
-            out.push_str(&format!("  chunks of {chunk} steps\n"));
-        }
-        let extents = r.axes.iter().zip(&pass.extents).map(|(a, ix)| format!("{} = {}", a.name, show(ix)));
-        out.push_str(&format!("  extents: {}\n", extents.collect::<Vec<_>>().join(", ")));
-    }
-    out
 }

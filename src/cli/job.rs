@@ -45,6 +45,27 @@ impl Job {
         Job::new(source, made, args.threads, schedule, vec![])
     }
 
+    /// A kernel as it would be called on made-up data, without the data.
+    pub fn described(args: &KernelArgs, schedule: Option<Schedule>) -> Result<Job, Failure> {
+        let source = Source::load(&args.source, args.kernel.as_deref())?;
+        let r = &source.recurrence;
+        let extents = data::extents(&source, &args.shape)?;
+        let dtype = args.dtype.unwrap_or(Dtype::F32);
+        let mut spec = Spec::new(r, dtype);
+        for name in data::given(r, &args.without)? {
+            spec = spec.with_input(r, &name, dtype)?;
+        }
+        let kernel = cpu(args.threads)?.kernel(r.clone());
+        Ok(Job {
+            kernel: schedule.map_or(kernel.clone(), |s| kernel.with_schedule(s)),
+            args: OwnedArgs::default(),
+            spec,
+            extents,
+            source,
+            ignored: vec![],
+        })
+    }
+
     /// A kernel on the tensors of a file.
     pub fn from_file(
         args: &KernelArgs,

@@ -43,13 +43,15 @@ pub fn run(args: &RunArgs) -> Result<Report, Failure> {
         wrong = found.failure();
         out.checked(&found);
     }
-    if let (Some(pending), Some(path)) = (pending, &args.output) {
+    if let (Some(pending), Some(path), None) = (pending, &args.output, &wrong) {
         let mut tensors: BTreeMap<String, Tensor> = results.outputs;
         tensors.extend(results.last.into_iter().map(|(name, t)| (format!("last_{name}"), t)));
         let names: Vec<String> = tensors.iter().map(|(n, t)| format!("{n} {} {:?}", t.dtype(), t.shape())).collect();
         pending.write(&job.source.recurrence.name, &tensors)?;
         out.line("written", format!("{}: {}", path.display(), names.join(", ")));
         out.json["output"] = json!({ "file": path.display().to_string(), "tensors": names });
+    } else if let (Some(path), Some(_)) = (&args.output, &wrong) {
+        out.line("not written", format!("{}, for the result is wrong", path.display()));
     } else if args.input.is_none() && !args.eval && wrong.is_none() {
         speeds(&job, &mut out)?;
     }
