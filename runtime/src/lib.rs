@@ -25,4 +25,4 @@ pub use owned::{OwnedArgs, OwnedResults};
 pub use selscan_codegen::{Dtype, Schedule, Target};
 pub use spec::Spec;
 pub use store::{FOLDER_VARIABLE, Key, Record, Store};
-pub use tuner::{Progress, Trial, Tuned, Tuner};
+pub use tuner::{Progress, TOLERANCE, Trial, Tuned, Tuner};

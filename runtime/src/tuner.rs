@@ -15,8 +15,8 @@ use crate::kernel::Kernel;
 use crate::owned::{OwnedArgs, OwnedResults};
 use crate::store::Record;
 
-/// K of the tolerance.
-const TOLERANCE: f64 = 32.0;
+/// K of the one tolerance: |y − y64| ≤ K·eps·m, m the running error bound of the f64 meaning.
+pub const TOLERANCE: f64 = 32.0;
 /// Steps of the slice that is compared.
 const CHECKED_STEPS: usize = 131;
 /// Points of the axis that lanes run over: more than any block of vectors, and not a multiple of one.
