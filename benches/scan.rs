@@ -29,10 +29,14 @@ type Shape = [usize; 4];
 const MAMBA: Shape = [1, 2048, 1536, 16];
 
 fn data(name: &str, shape: &[usize], low: f32, high: f32) -> Tensor {
-    let mut state = name.bytes().fold(1u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
+    let mut state = name
+        .bytes()
+        .fold(1u64, |h, b| h.wrapping_mul(31).wrapping_add(u64::from(b)));
     let mut tensor = Tensor::zeros(selscan_runtime::Dtype::F32, shape).unwrap();
     for x in tensor.as_mut_slice::<f32>().unwrap() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         *x = low + (high - low) * (state >> 40) as f32 / (1u64 << 24) as f32;
     }
     tensor
@@ -51,7 +55,8 @@ fn inputs([b, l, d, n]: Shape) -> OwnedArgs {
         ("z", vec![b, l, d], -1.0, 1.0),
         ("delta_bias", vec![d], -1.0, 1.0),
     ] {
-        args.inputs.insert(name.into(), data(name, &shape, low, high));
+        args.inputs
+            .insert(name.into(), data(name, &shape, low, high));
     }
     args
 }
@@ -82,7 +87,9 @@ fn kernel(threads: Option<usize>) -> Kernel {
         ..CpuOptions::default()
     };
     let model = selscan_models::model("selective_scan").unwrap();
-    Cpu::with_options(options).unwrap().kernel(model.recurrence().unwrap())
+    Cpu::with_options(options)
+        .unwrap()
+        .kernel(model.recurrence().unwrap())
 }
 
 /// The kernel's results, checked against plain scalar Rust's before anything is timed.
@@ -97,7 +104,10 @@ fn results(kernel: &Kernel, args: &OwnedArgs, shape: Shape) -> OwnedResults {
 
 fn close(x: &[f32], y: &[f32]) {
     for (i, (x, y)) in x.iter().zip(y).enumerate() {
-        assert!((x - y).abs() <= 1e-4 * (1.0 + y.abs()), "{i}: {x} is not {y}");
+        assert!(
+            (x - y).abs() <= 1e-4 * (1.0 + y.abs()),
+            "{i}: {x} is not {y}"
+        );
     }
 }
 
@@ -106,18 +116,27 @@ fn statistics(criterion: &mut Criterion) {
     let [b, l, d, n] = MAMBA;
     let mut y = vec![0.0; b * l * d];
     let mut group = criterion.benchmark_group("selective_scan/B1 L2048 D1536 N16 f32");
-    group.sample_size(10).throughput(Throughput::Elements((b * l * d * n) as u64));
+    group
+        .sample_size(10)
+        .throughput(Throughput::Elements((b * l * d * n) as u64));
     let p = problem(&args, MAMBA);
-    group.bench_function("plain scalar Rust", |bench| bench.iter(|| baseline::selective_scan(black_box(&p), &mut y)));
+    group.bench_function("plain scalar Rust", |bench| {
+        bench.iter(|| baseline::selective_scan(black_box(&p), &mut y))
+    });
     if vectorised::selective_scan(&p, &mut y) {
         group.bench_function("vectorised Rust by hand", |bench| {
             bench.iter(|| vectorised::selective_scan(black_box(&p), &mut y));
         });
     }
-    for (name, threads) in [("selscan, 1 thread", Some(1)), ("selscan, all threads", None)] {
+    for (name, threads) in [
+        ("selscan, 1 thread", Some(1)),
+        ("selscan, all threads", None),
+    ] {
         let kernel = kernel(threads);
         let mut out = results(&kernel, &args, MAMBA);
-        group.bench_function(name, |bench| bench.iter(|| kernel.launch(args.args(&mut out)).unwrap()));
+        group.bench_function(name, |bench| {
+            bench.iter(|| kernel.launch(args.args(&mut out)).unwrap())
+        });
     }
     group.finish();
 
@@ -129,9 +148,13 @@ fn statistics(criterion: &mut Criterion) {
         let args = inputs(shape);
         let mut out = kernel.run(&args).unwrap();
         group.throughput(Throughput::Elements(shape.iter().product::<usize>() as u64));
-        group.bench_with_input(BenchmarkId::from_parameter(shape[1]), &args, |bench, args| {
-            bench.iter(|| kernel.launch(args.args(&mut out)).unwrap());
-        });
+        group.bench_with_input(
+            BenchmarkId::from_parameter(shape[1]),
+            &args,
+            |bench, args| {
+                bench.iter(|| kernel.launch(args.args(&mut out)).unwrap());
+            },
+        );
     }
     group.finish();
 
@@ -177,12 +200,17 @@ fn summary() {
     let (one, all) = (kernel(Some(1)), kernel(None));
     let threads = all.cpu().threads();
     println!("{}", all.cpu().target().name);
-    println!("selective scan, B{b} L{l} D{d} N{n}, f32, D z delta_bias softplus; medians of 9 rounds in turns\n");
+    println!(
+        "selective scan, B{b} L{l} D{d} N{n}, f32, D z delta_bias softplus; medians of 9 rounds in turns\n"
+    );
 
     let (spec, extents) = one.resolve(&args).unwrap();
     let code = one.compile(&spec, &extents).unwrap();
     println!("schedule            {}", code.stages()[0].schedule);
-    println!("JIT                 {:.2} ms", code.jit_time().as_secs_f64() * 1e3);
+    println!(
+        "JIT                 {:.2} ms",
+        code.jit_time().as_secs_f64() * 1e3
+    );
 
     let (mut out_one, mut out_all) = (results(&one, &args, MAMBA), results(&all, &args, MAMBA));
     let (mut y1, mut y2) = (vec![0.0; b * l * d], vec![0.0; b * l * d]);
@@ -200,10 +228,17 @@ fn summary() {
             &mut || all.launch(args.args(&mut out_all)).unwrap(),
         ],
     );
-    let [plain, hand, single, parallel] = times[..] else { unreachable!("four runs") };
+    let [plain, hand, single, parallel] = times[..] else {
+        unreachable!("four runs")
+    };
     let points = (b * l * d * n) as f64;
     let row = |name: &str, t: f64| {
-        println!("{name:<28}{:8.1} ms {:8.3} ns/point   {:5.2}x plain", t * 1e3, t / points * 1e9, plain / t);
+        println!(
+            "{name:<28}{:8.1} ms {:8.3} ns/point   {:5.2}x plain",
+            t * 1e3,
+            t / points * 1e9,
+            plain / t
+        );
     };
     println!();
     row("(1) plain scalar Rust", plain);
@@ -216,19 +251,33 @@ fn summary() {
     if by_hand {
         println!("selscan on 1 thread is {:.2}x (2)", hand / single);
     }
-    println!("selscan on {threads} threads is {:.2}x selscan on 1", single / parallel);
+    println!(
+        "selscan on {threads} threads is {:.2}x selscan on 1",
+        single / parallel
+    );
 
     let extra = counting::peak_of(|| one.launch(args.args(&mut out_one)).unwrap());
     let fresh = counting::peak_of(|| {
         let kernel = kernel(Some(1));
         let mut out = kernel.results(&args).unwrap();
         let made = counting::peak_of(|| kernel.launch(args.args(&mut out)).unwrap());
-        println!("\nmemory beyond inputs and outputs: first launch {:.1} KB with the compiler's own", made as f64 / 1e3);
+        println!(
+            "\nmemory beyond inputs and outputs: first launch {:.1} KB with the compiler's own",
+            made as f64 / 1e3
+        );
     });
     let tensors = out_one.outputs.values().chain(out_one.last.values());
     let results_bytes: usize = tensors.map(|t| t.len() * 4).sum();
-    println!("later launches {:.1} KB; one state buffer (D·N) has {:.1} KB", extra as f64 / 1e3, (d * n * 4) as f64 / 1e3);
-    println!("a kernel from nothing: {:.1} MB, of which results {:.1} MB", fresh as f64 / 1e6, results_bytes as f64 / 1e6);
+    println!(
+        "later launches {:.1} KB; one state buffer (D·N) has {:.1} KB",
+        extra as f64 / 1e3,
+        (d * n * 4) as f64 / 1e3
+    );
+    println!(
+        "a kernel from nothing: {:.1} MB, of which results {:.1} MB",
+        fresh as f64 / 1e6,
+        results_bytes as f64 / 1e6
+    );
 
     println!("\ntime over L at D16 N16, 1 thread");
     for power in 10..=20 {
@@ -236,8 +285,15 @@ fn summary() {
         let args = inputs(shape);
         let mut out = one.run(&args).unwrap();
         let rounds = if power < 16 { 15 } else { 5 };
-        let time = in_turns(rounds, &mut [&mut || one.launch(args.args(&mut out)).unwrap()])[0];
-        println!("L 2^{power:<3} {:10.3} ms {:8.3} ns/point", time * 1e3, time / (shape[1] * 256) as f64 * 1e9);
+        let time = in_turns(
+            rounds,
+            &mut [&mut || one.launch(args.args(&mut out)).unwrap()],
+        )[0];
+        println!(
+            "L 2^{power:<3} {:10.3} ms {:8.3} ns/point",
+            time * 1e3,
+            time / (shape[1] * 256) as f64 * 1e9
+        );
     }
 }
 

@@ -158,7 +158,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Flags that are given, with --input
-    #[arg(long, value_name = "NAME,..", value_delimiter = ',', requires = "input")]
+    #[arg(
+        long,
+        value_name = "NAME,..",
+        value_delimiter = ',',
+        requires = "input"
+    )]
     pub flag: Vec<String>,
     /// Take the f64 meaning in place of the compiled kernel
     #[arg(long, conflicts_with_all = ["schedule", "check"])]
@@ -232,7 +237,10 @@ pub struct BenchArgs {
 fn extent(text: &str) -> Result<(String, usize), String> {
     let wanted = "wanted AXIS=N, for example L=2048";
     let (axis, number) = text.split_once('=').ok_or(wanted)?;
-    let number = number.trim().parse().map_err(|_| format!("'{number}' is no extent; {wanted}"))?;
+    let number = number
+        .trim()
+        .parse()
+        .map_err(|_| format!("'{number}' is no extent; {wanted}"))?;
     Ok((axis.trim().to_owned(), number))
 }
 
@@ -240,7 +248,10 @@ fn range(text: &str) -> Result<(String, f64, f64), String> {
     let parse = || {
         let (name, range) = text.split_once('=')?;
         let (low, high) = range.split_once("..")?;
-        let (low, high) = (low.trim().parse::<f64>().ok()?, high.trim().parse::<f64>().ok()?);
+        let (low, high) = (
+            low.trim().parse::<f64>().ok()?,
+            high.trim().parse::<f64>().ok()?,
+        );
         let ordered = low <= high && low.is_finite() && high.is_finite();
         ordered.then(|| (name.trim().to_owned(), low, high))
     };

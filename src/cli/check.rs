@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use indicatif::{ProgressBar, ProgressStyle};
 use selscan_codegen::structure::Structure;
 use selscan_codegen::{Dtype, Ty};
-use selscan_dsl::{Array, AxisId, AxisIndex, InputKind, Inputs, Node, Outputs, Recurrence, eval_with_bound};
+use selscan_dsl::{
+    Array, AxisId, AxisIndex, InputKind, Inputs, Node, Outputs, Recurrence, eval_with_bound,
+};
 use selscan_runtime::{OwnedResults, TOLERANCE};
 
 use super::failure::Failure;
@@ -66,7 +68,9 @@ pub fn check(job: &Job, results: &OwnedResults, full: bool) -> Result<Check, Fai
     bar.set_message("f64 meaning");
     let total = Mutex::new(Ok(Check::default()));
     let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(blocks.len());
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(blocks.len());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -85,7 +89,9 @@ pub fn check(job: &Job, results: &OwnedResults, full: bool) -> Result<Check, Fai
         }
     });
     bar.finish_and_clear();
-    let total = total.into_inner().map_err(|_| Failure::Internal("a thread panicked".into()))?;
+    let total = total
+        .into_inner()
+        .map_err(|_| Failure::Internal("a thread panicked".into()))?;
     let all = found.tensors.values().chain(found.last.values());
     Ok(Check {
         of: all.map(|x| x.data.len()).sum(),
@@ -95,33 +101,48 @@ pub fn check(job: &Job, results: &OwnedResults, full: bool) -> Result<Check, Fai
 
 /// The look of progress bars.
 pub fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta}").unwrap_or_else(|_| ProgressStyle::default_bar())
+    ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 impl Check {
     fn add(&mut self, part: Check) {
         self.compared += part.compared;
         self.wrong += part.wrong;
-        self.worst = if part.worst > self.worst || part.worst.is_nan() { part.worst } else { self.worst };
+        self.worst = if part.worst > self.worst || part.worst.is_nan() {
+            part.worst
+        } else {
+            self.worst
+        };
         self.first = self.first.take().or(part.first);
     }
 
     /// In words.
     pub fn text(&self) -> String {
-        let part = if self.compared == self.of { "all".to_owned() } else { format!("{} of", self.compared) };
+        let part = if self.compared == self.of {
+            "all".to_owned()
+        } else {
+            format!("{} of", self.compared)
+        };
         match self.wrong {
             0 => format!(
                 "{part} {} numbers against the f64 meaning: right, error at most {:.2} eps·m of {TOLERANCE} allowed",
                 self.of, self.worst
             ),
-            wrong => format!("{part} {} numbers against the f64 meaning: {wrong} WRONG", self.of),
+            wrong => format!(
+                "{part} {} numbers against the f64 meaning: {wrong} WRONG",
+                self.of
+            ),
         }
     }
 
     /// What is wrong, if anything.
     pub fn failure(&self) -> Option<String> {
         let first = self.first.as_ref()?;
-        Some(format!("{} of {} numbers compared differ from the f64 meaning by more than the tolerance; the first: {first}", self.wrong, self.compared))
+        Some(format!(
+            "{} of {} numbers compared differ from the f64 meaning by more than the tolerance; the first: {first}",
+            self.wrong, self.compared
+        ))
     }
 }
 
@@ -133,14 +154,17 @@ fn parallel(job: &Job) -> Result<Vec<AxisId>, Failure> {
     let used = |axis: AxisId| {
         r.graph.ids().any(|id| match r.graph.node(id) {
             Node::Index(a) | Node::Extent(a) => *a == axis,
-            Node::Input { index, .. } | Node::State { index, .. } => index.iter().any(|i| match i {
-                AxisIndex::Group { of, groups } => *of == axis || *groups == axis,
-                AxisIndex::At(a) => *a != axis && r.canonical(*a) == axis,
-            }),
+            Node::Input { index, .. } | Node::State { index, .. } => {
+                index.iter().any(|i| match i {
+                    AxisIndex::Group { of, groups } => *of == axis || *groups == axis,
+                    AxisIndex::At(a) => *a != axis && r.canonical(*a) == axis,
+                })
+            }
             _ => false,
         })
     };
-    let fits = |&axis: &AxisId| structures.iter().all(|s| s.parallel.contains(&axis)) && !used(axis);
+    let fits =
+        |&axis: &AxisId| structures.iter().all(|s| s.parallel.contains(&axis)) && !used(axis);
     let mut axes = structures.first().map_or(vec![], |s| s.parallel.clone());
     axes.retain(fits);
     Ok(axes)
@@ -162,7 +186,11 @@ fn thin(r: &Recurrence, keep: &mut Keep, axis: AxisId, part: f64) -> f64 {
 /// Whether an output depends on no later step.
 fn is_causal(r: &Recurrence) -> bool {
     let time = r.time;
-    r.states.iter().all(|s| !s.reverse) && !r.graph.ids().any(|id| matches!(r.graph.node(id), Node::Extent(a) if *a == time))
+    r.states.iter().all(|s| !s.reverse)
+        && !r
+            .graph
+            .ids()
+            .any(|id| matches!(r.graph.node(id), Node::Extent(a) if *a == time))
 }
 
 /// The positions kept, cut along the parallel axis that has most of them.
@@ -178,7 +206,11 @@ fn blocks(r: &Recurrence, keep: &Keep, axes: &[AxisId]) -> Vec<Keep> {
         block
     };
     let blocks: Vec<Keep> = keep[at].chunks(size).map(block).collect();
-    if blocks.is_empty() { vec![keep.clone()] } else { blocks }
+    if blocks.is_empty() {
+        vec![keep.clone()]
+    } else {
+        blocks
+    }
 }
 
 /// The elements at the kept positions.
@@ -189,10 +221,17 @@ fn gather(array: &Array, axes: &[AxisId], keep: &Keep) -> Array {
     for (&axis, &extent) in axes.iter().zip(&array.shape) {
         // An axis of extent 1 that is an alias, or a shape that is wrong, is found by the meaning itself.
         let own = &keep[axis.0 as usize];
-        starts = starts.iter().flat_map(|&s| own.iter().map(move |&i| s * extent + i)).collect();
+        starts = starts
+            .iter()
+            .flat_map(|&s| own.iter().map(move |&i| s * extent + i))
+            .collect();
         shape.push(own.len());
     }
-    let data = starts.iter().flat_map(|&s| &array.data[s * width..(s + 1) * width]).copied().collect();
+    let data = starts
+        .iter()
+        .flat_map(|&s| &array.data[s * width..(s + 1) * width])
+        .copied()
+        .collect();
     Array {
         shape,
         complex: array.complex,
@@ -211,19 +250,23 @@ fn compare(
 ) -> Result<Check, Failure> {
     let r = &job.source.recurrence;
     // Aliases are kept as what they stand for.
-    let keep: Keep = (0..keep.len()).map(|i| keep[r.canonical(AxisId(i as u8)).0 as usize].clone()).collect();
+    let keep: Keep = (0..keep.len())
+        .map(|i| keep[r.canonical(AxisId(i as u8)).0 as usize].clone())
+        .collect();
     let mut part = Inputs {
         flags: inputs.flags.clone(),
         ..Inputs::default()
     };
     for decl in r.inputs.iter().filter(|i| i.kind == InputKind::Tensor) {
         if let Some(x) = inputs.tensors.get(&decl.name) {
-            part.tensors.insert(decl.name.clone(), gather(x, &decl.axes, &keep));
+            part.tensors
+                .insert(decl.name.clone(), gather(x, &decl.axes, &keep));
         }
     }
     for decl in &r.states {
         if let Some(x) = inputs.initial.get(&decl.name) {
-            part.initial.insert(decl.name.clone(), gather(x, &decl.axes, &keep));
+            part.initial
+                .insert(decl.name.clone(), gather(x, &decl.axes, &keep));
         }
     }
     if let Some(x) = &inputs.seq_idx {
@@ -232,25 +275,64 @@ fn compare(
     }
     let (wanted, bound) = eval_with_bound(r, &part)?;
     let mut check = Check::default();
-    let arithmetic = if job.spec.compute() == Ty::F64 { Dtype::F64 } else { Dtype::F32 };
-    let eps = |t: Option<&selscan_runtime::Tensor>| t.map_or(arithmetic, |t| t.dtype()).epsilon().max(arithmetic.epsilon());
+    let arithmetic = if job.spec.compute() == Ty::F64 {
+        Dtype::F64
+    } else {
+        Dtype::F32
+    };
+    let eps = |t: Option<&selscan_runtime::Tensor>| {
+        t.map_or(arithmetic, |t| t.dtype())
+            .epsilon()
+            .max(arithmetic.epsilon())
+    };
     for decl in &r.outputs {
-        let whole = found.tensors.get(&decl.name).map(|x| gather(x, &decl.axes, &keep));
-        let arrays = (wanted.tensors.get(&decl.name), bound.tensors.get(&decl.name), whole);
+        let whole = found
+            .tensors
+            .get(&decl.name)
+            .map(|x| gather(x, &decl.axes, &keep));
+        let arrays = (
+            wanted.tensors.get(&decl.name),
+            bound.tensors.get(&decl.name),
+            whole,
+        );
         check.numbers(&decl.name, arrays, eps(results.outputs.get(&decl.name)));
     }
     for decl in r.states.iter().filter(|_| with_last) {
-        let whole = found.last.get(&decl.name).map(|x| gather(x, &decl.axes, &keep));
-        let arrays = (wanted.last.get(&decl.name), bound.last.get(&decl.name), whole);
-        check.numbers(&format!("last_{}", decl.name), arrays, eps(results.last.get(&decl.name)));
+        let whole = found
+            .last
+            .get(&decl.name)
+            .map(|x| gather(x, &decl.axes, &keep));
+        let arrays = (
+            wanted.last.get(&decl.name),
+            bound.last.get(&decl.name),
+            whole,
+        );
+        check.numbers(
+            &format!("last_{}", decl.name),
+            arrays,
+            eps(results.last.get(&decl.name)),
+        );
     }
     Ok(check)
 }
 
 impl Check {
-    fn numbers(&mut self, name: &str, arrays: (Option<&Array>, Option<&Array>, Option<Array>), eps: f64) {
-        let (Some(wanted), Some(bound), Some(found)) = arrays else { return };
-        for (i, ((&y, &m), &x)) in wanted.data.iter().zip(&bound.data).zip(&found.data).enumerate() {
+    fn numbers(
+        &mut self,
+        name: &str,
+        arrays: (Option<&Array>, Option<&Array>, Option<Array>),
+        eps: f64,
+    ) {
+        let (Some(wanted), Some(bound), Some(found)) = arrays else {
+            return;
+        };
+        for (i, ((&y, &m), &x)) in wanted
+            .data
+            .iter()
+            .zip(&bound.data)
+            .zip(&found.data)
+            .enumerate()
+        {
             self.compared += 1;
             // Where the meaning is no number, or its bound is none, nothing can be said.
             if x == y || !y.is_finite() || !m.is_finite() {
@@ -262,9 +344,10 @@ impl Check {
             }
             if error.is_nan() || error > TOLERANCE {
                 self.wrong += 1;
-                self.first.get_or_insert_with(|| format!("`{name}` number {i} of the block is {x:e}, not {y:e}"));
+                self.first.get_or_insert_with(|| {
+                    format!("`{name}` number {i} of the block is {x:e}, not {y:e}")
+                });
             }
         }
     }
 }
-

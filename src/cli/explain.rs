@@ -3,8 +3,8 @@
 
 use selscan_codegen::{Plan, lower};
 use selscan_dsl::scan::Scan;
-use selscan_dsl::syntax::Stmt;
-use selscan_dsl::{NodeId, OutputDecl, Recurrence};
+use selscan_dsl::syntax::{Expr, ExprKind, Stmt};
+use selscan_dsl::{NodeId, Op, OutputDecl, Recurrence};
 use serde_json::{Value, json};
 
 use super::args::{ExplainArgs, Stage};
@@ -37,11 +37,20 @@ fn whole(job: &Job, scans: &[Scan], plans: &[Plan], stage: Stage) -> Result<Stri
     match stage {
         Stage::Recurrence => Ok(job.source.recurrence.to_string()),
         Stage::Scan => {
-            let each = scans.iter().map(|s| format!("{}{}\n{}", s, coefficients(s), s.recurrence));
+            let each = scans
+                .iter()
+                .map(|s| format!("{}\n{}", classes(s), s.recurrence));
             Ok(each.collect::<Vec<_>>().join("\n"))
         }
-        Stage::Plan => Ok(plans.iter().map(Plan::to_string).collect::<Vec<_>>().join("\n")),
-        Stage::Loops => Ok(programs().map(|p| p.to_string()).collect::<Vec<_>>().join("\n")),
+        Stage::Plan => Ok(plans
+            .iter()
+            .map(Plan::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")),
+        Stage::Loops => Ok(programs()
+            .map(|p| p.to_string())
+            .collect::<Vec<_>>()
+            .join("\n")),
         Stage::Clif => join(programs().map(|p| cpu.clif(&p)).collect()),
         Stage::Asm => join(programs().map(|p| cpu.asm(&p)).collect()),
     }
@@ -59,23 +68,46 @@ fn page(job: &Job, scans: &[Scan], plans: &[Plan]) -> Result<Report, Failure> {
         if scans.len() > 1 {
             text.push_str(&format!("\ndirection {} of {}\n", i + 1, scans.len()));
         }
-        text.push_str(&format!("\n{}{}", scan, coefficients(scan)));
+        text.push_str(&format!(
+            "\n{}\ncomputed:\n{}",
+            classes(scan),
+            body(&scan.recurrence)
+        ));
         let mut rows = Vec::new();
         let row = |what: &str, name: &str, reads: f64, writes: f64| {
-            vec![what.to_owned(), name.to_owned(), bytes(reads), bytes(writes)]
+            vec![
+                what.to_owned(),
+                name.to_owned(),
+                bytes(reads),
+                bytes(writes),
+            ]
         };
         for (k, s) in as_written(scan, &job.extents, &options).iter().enumerate() {
             before += s.reads + s.writes;
-            rows.push(row(if k == 0 { "as written" } else { "" }, s.name, s.reads, s.writes));
+            rows.push(row(
+                if k == 0 { "as written" } else { "" },
+                s.name,
+                s.reads,
+                s.writes,
+            ));
             stages_json.push(json!({ "form": "as written", "name": s.name, "reads": s.reads, "writes": s.writes }));
         }
         for (k, (name, reads, writes)) in fused(plan, &job.extents).iter().enumerate() {
             after += reads + writes;
-            rows.push(row(if k == 0 { "fused" } else { "" }, name, *reads, *writes));
-            stages_json.push(json!({ "form": "fused", "name": name, "reads": reads, "writes": writes }));
+            rows.push(row(
+                if k == 0 { "fused" } else { "" },
+                name,
+                *reads,
+                *writes,
+            ));
+            stages_json
+                .push(json!({ "form": "fused", "name": name, "reads": reads, "writes": writes }));
         }
         let header = ["", "stage", "reads", "writes"];
-        text.push_str(&format!("\n{}", table(&header, &rows, &[false, false, true, true])));
+        text.push_str(&format!(
+            "\n{}",
+            table(&header, &rows, &[false, false, true, true])
+        ));
         text.push_str(&format!("\nschedule: {}\n", plan.schedule));
     }
     text.push_str(&format!(
@@ -106,32 +138,50 @@ fn states_json(scan: &Scan) -> Vec<Value> {
         let name = &scan.source.state(id).name;
         match &state.affine {
             Ok(pair) => {
-                let (lets, a, b) = pair_text(&scan.source, pair.a, pair.b);
-                json!({ "state": name, "class": state.class.to_string(), "lets": lets, "a": a, "b": b })
+                let (lets, a, b) = pair_exprs(&scan.source, pair.a, pair.b);
+                json!({
+                    "state": name, "class": state.class.to_string(),
+                    "lets": lets, "a": a.to_string(), "b": b.to_string(),
+                })
             }
-            Err(why) => json!({ "state": name, "class": state.class.to_string(), "not_affine": why.reason }),
+            Err(why) => {
+                json!({ "state": name, "class": state.class.to_string(), "not_affine": why.reason })
+            }
         }
     })
     .collect()
 }
 
-/// (a, b) of every affine state, as text of the one syntax.
-fn coefficients(scan: &Scan) -> String {
-    let mut out = String::new();
+/// The class of every state, and h' = a h + b or why there is no such form.
+fn classes(scan: &Scan) -> String {
+    let mut out = format!("class: {}\n", scan.class);
+    let several = scan.states.len() > 1;
     for (id, state) in scan.source.state_ids().zip(&scan.states) {
-        if let Ok(pair) = &state.affine {
-            let (lets, a, b) = pair_text(&scan.source, pair.a, pair.b);
-            for line in lets {
-                out.push_str(&format!("    {line}\n"));
+        let name = &scan.source.state(id).name;
+        if several {
+            out.push_str(&format!("  {name}: {}\n", state.class));
+        }
+        match &state.affine {
+            Ok(pair) => {
+                let (lets, a, b) = pair_exprs(&scan.source, pair.a, pair.b);
+                let scaled = binary(Op::Mul, a, Expr::name(name));
+                for line in lets {
+                    out.push_str(&format!("    {line}\n"));
+                }
+                out.push_str(&format!("    {name}' = {}\n", binary(Op::Add, scaled, b)));
             }
-            out.push_str(&format!("    {0}' = ({a}) * {0} + ({b})\n", scan.source.state(id).name));
+            Err(why) => out.push_str(&format!("    {why}\n")),
         }
     }
     out
 }
 
-/// Two values of a recurrence as text: the `let`s that they share, and the expressions.
-fn pair_text(r: &Recurrence, a: NodeId, b: NodeId) -> (Vec<String>, String, String) {
+fn binary(op: Op, x: Expr, y: Expr) -> Expr {
+    Expr::made(ExprKind::Binary(op, Box::new(x), Box::new(y)))
+}
+
+/// Two values of a recurrence as expressions, after the `let`s that they need.
+fn pair_exprs(r: &Recurrence, a: NodeId, b: NodeId) -> (Vec<String>, Expr, Expr) {
     let mut values = r.clone();
     let zero = values.graph.constant(0.0);
     for state in &mut values.states {
@@ -148,8 +198,18 @@ fn pair_text(r: &Recurrence, a: NodeId, b: NodeId) -> (Vec<String>, String, Stri
     let kernel = values.to_kernel();
     let lets = kernel.body.iter().filter(|s| matches!(s, Stmt::Let { .. }));
     let lets = lets.map(ToString::to_string).collect();
-    match &kernel.tail.kind {
-        selscan_dsl::syntax::ExprKind::Tuple(pair) if pair.len() == 2 => (lets, pair[0].to_string(), pair[1].to_string()),
-        _ => (lets, kernel.tail.to_string(), String::new()),
-    }
+    let mut pair = match kernel.tail.kind {
+        ExprKind::Tuple(pair) => pair,
+        _ => vec![kernel.tail],
+    };
+    let b = pair.pop().unwrap_or_else(|| Expr::made(ExprKind::Error));
+    let a = pair.pop().unwrap_or_else(|| Expr::made(ExprKind::Error));
+    (lets, a, b)
+}
+
+/// The statements of the simplified recurrence: what a step computes.
+fn body(r: &Recurrence) -> String {
+    let kernel = r.to_kernel();
+    let lines = kernel.body.iter().map(|s| format!("    {s}\n"));
+    lines.chain([format!("    {}\n", kernel.tail)]).collect()
 }

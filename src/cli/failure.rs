@@ -56,7 +56,9 @@ impl Failure {
         }
         let message = match self {
             Failure::Text(text) => text.show(),
-            Failure::Wrong(why) | Failure::Usage(why) => format!("error: {}\n", why.trim_end().trim_start_matches("error: ")),
+            Failure::Wrong(why) | Failure::Usage(why) => {
+                format!("error: {}\n", why.trim_end().trim_start_matches("error: "))
+            }
             Failure::Internal(why) => format!("internal error: {why}\n"),
         };
         let _ = std::io::stderr().write_all(message.as_bytes());
@@ -65,7 +67,9 @@ impl Failure {
 
     fn json(&self) -> Value {
         match self {
-            Failure::Wrong(why) | Failure::Usage(why) | Failure::Internal(why) => json!({ "message": why }),
+            Failure::Wrong(why) | Failure::Usage(why) | Failure::Internal(why) => {
+                json!({ "message": why })
+            }
             Failure::Text(text) => {
                 let each = text.error.diagnostics.iter().map(|d| {
                     json!({

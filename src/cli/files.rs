@@ -30,7 +30,12 @@ enum Part {
 }
 
 /// Reads the tensors of a kernel, converted to `dtype` where one is asked for.
-pub fn load(path: &Path, r: &Recurrence, flags: &[String], dtype: Option<Dtype>) -> Result<Loaded, Failure> {
+pub fn load(
+    path: &Path,
+    r: &Recurrence,
+    flags: &[String],
+    dtype: Option<Dtype>,
+) -> Result<Loaded, Failure> {
     let contents = std::fs::read(path).map_err(|e| Failure::file("read", path, e))?;
     let file = SafeTensors::deserialize(&contents)
         .map_err(|e| Failure::file("read", path, format!("it is no safetensors file ({e})")))?;
@@ -41,7 +46,9 @@ pub fn load(path: &Path, r: &Recurrence, flags: &[String], dtype: Option<Dtype>)
         ..OwnedArgs::default()
     };
     for flag in flags {
-        let known = r.input_named(flag).is_some_and(|i| r.input(i).kind == InputKind::Flag);
+        let known = r
+            .input_named(flag)
+            .is_some_and(|i| r.input(i).kind == InputKind::Flag);
         if !known {
             return Err(Failure::Usage(format!("{} has no flag '{flag}'", r.name)));
         }
@@ -56,8 +63,12 @@ pub fn load(path: &Path, r: &Recurrence, flags: &[String], dtype: Option<Dtype>)
             let taken = |n: &str| parts(r).iter().any(|(other, _)| other == n);
             alike.next().filter(|n| alike.next().is_none() && !taken(n))
         };
-        let Some(&name) = exact.or_else(alike) else { continue };
-        let view = file.tensor(name).map_err(|e| Failure::file("read", path, e))?;
+        let Some(&name) = exact.or_else(alike) else {
+            continue;
+        };
+        let view = file
+            .tensor(name)
+            .map_err(|e| Failure::file("read", path, e))?;
         let wrong = |why: String| Failure::file("use", path, format!("`{name}` {why}"));
         match part {
             Part::SeqIdx if args.seq_idx.is_none() => {
@@ -67,22 +78,32 @@ pub fn load(path: &Path, r: &Recurrence, flags: &[String], dtype: Option<Dtype>)
                 args.inputs.insert(to, tensor(&view, dtype).map_err(wrong)?);
             }
             Part::Initial(to) if !args.initial.contains_key(&to) => {
-                args.initial.insert(to, tensor(&view, dtype).map_err(wrong)?);
+                args.initial
+                    .insert(to, tensor(&view, dtype).map_err(wrong)?);
             }
             _ => continue,
         }
         used.push(name);
     }
-    let ignored = names.into_iter().filter(|n| !used.contains(n)).map(str::to_owned).collect();
+    let ignored = names
+        .into_iter()
+        .filter(|n| !used.contains(n))
+        .map(str::to_owned)
+        .collect();
     Ok(Loaded { args, ignored })
 }
 
 /// The names under which a kernel's arguments are looked for, in order.
 fn parts(r: &Recurrence) -> Vec<(String, Part)> {
     let inputs = r.inputs.iter().filter(|i| i.kind == InputKind::Tensor);
-    let mut parts: Vec<(String, Part)> = inputs.map(|i| (i.name.clone(), Part::Input(i.name.clone()))).collect();
+    let mut parts: Vec<(String, Part)> = inputs
+        .map(|i| (i.name.clone(), Part::Input(i.name.clone())))
+        .collect();
     for state in &r.states {
-        parts.push((format!("initial_{}", state.name), Part::Initial(state.name.clone())));
+        parts.push((
+            format!("initial_{}", state.name),
+            Part::Initial(state.name.clone()),
+        ));
     }
     let mut own = r.states.iter().filter(|s| !s.hidden);
     if let (Some(only), None) = (own.next(), own.next()) {
@@ -96,7 +117,8 @@ fn parts(r: &Recurrence) -> Vec<(String, Part)> {
 
 fn elements<const N: usize, T>(view: &TensorView<'_>, from: fn([u8; N]) -> T) -> Vec<T> {
     let each = view.data().chunks_exact(N);
-    each.filter_map(|c| Some(from(c.try_into().ok()?))).collect()
+    each.filter_map(|c| Some(from(c.try_into().ok()?)))
+        .collect()
 }
 
 fn tensor(view: &TensorView<'_>, dtype: Option<Dtype>) -> Result<Tensor, String> {
@@ -111,7 +133,11 @@ fn tensor(view: &TensorView<'_>, dtype: Option<Dtype>) -> Result<Tensor, String>
             shape.push(2);
             Tensor::from_slice(&elements(view, f32::from_le_bytes), &shape)
         }
-        other => return Err(format!("is {other:?}; kernels take F32, F64, BF16 and F16 (and C64 for complex inputs): convert it")),
+        other => {
+            return Err(format!(
+                "is {other:?}; kernels take F32, F64, BF16 and F16 (and C64 for complex inputs): convert it"
+            ));
+        }
     };
     let tensor = tensor.map_err(|e| e.to_string())?;
     match dtype {
@@ -126,12 +152,27 @@ fn integers(view: &TensorView<'_>) -> Result<Vec<i32>, String> {
     use safetensors::Dtype as D;
     let wide: Vec<i64> = match view.dtype() {
         D::I64 => elements(view, i64::from_le_bytes),
-        D::I32 => elements(view, i32::from_le_bytes).into_iter().map(i64::from).collect(),
-        D::I16 => elements(view, i16::from_le_bytes).into_iter().map(i64::from).collect(),
-        D::U8 => elements(view, u8::from_le_bytes).into_iter().map(i64::from).collect(),
-        other => return Err(format!("is {other:?}; sequence indices are I64, I32, I16 or U8")),
+        D::I32 => elements(view, i32::from_le_bytes)
+            .into_iter()
+            .map(i64::from)
+            .collect(),
+        D::I16 => elements(view, i16::from_le_bytes)
+            .into_iter()
+            .map(i64::from)
+            .collect(),
+        D::U8 => elements(view, u8::from_le_bytes)
+            .into_iter()
+            .map(i64::from)
+            .collect(),
+        other => {
+            return Err(format!(
+                "is {other:?}; sequence indices are I64, I32, I16 or U8"
+            ));
+        }
     };
-    let narrow = |i: i64| i32::try_from(i).map_err(|_| format!("has the index {i}, which is no 32-bit integer"));
+    let narrow = |i: i64| {
+        i32::try_from(i).map_err(|_| format!("has the index {i}, which is no 32-bit integer"))
+    };
     wide.into_iter().map(narrow).collect()
 }
 
@@ -149,11 +190,18 @@ impl Pending {
         // A link is followed, not replaced.
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         match std::fs::metadata(&path) {
-            Ok(found) if !found.is_file() => return Err(fail(&"it is there and is no ordinary file")),
-            Ok(found) if found.permissions().readonly() => return Err(fail(&"it is there and is read-only")),
+            Ok(found) if !found.is_file() => {
+                return Err(fail(&"it is there and is no ordinary file"));
+            }
+            Ok(found) if found.permissions().readonly() => {
+                return Err(fail(&"it is there and is read-only"));
+            }
             _ => {}
         }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
         builder.prefix(".selscan-");
         #[cfg(unix)]
@@ -167,12 +215,21 @@ impl Pending {
     }
 
     /// Writes the tensors and puts the file in its place.
-    pub fn write(mut self, kernel: &str, tensors: &BTreeMap<String, Tensor>) -> Result<(), Failure> {
+    pub fn write(
+        mut self,
+        kernel: &str,
+        tensors: &BTreeMap<String, Tensor>,
+    ) -> Result<(), Failure> {
         let path = self.path.clone();
         let contents = contents(kernel, tensors).map_err(|e| Failure::file("write", &path, e))?;
-        let written = self.file.write_all(&contents).and_then(|()| self.file.as_file().sync_all());
+        let written = self
+            .file
+            .write_all(&contents)
+            .and_then(|()| self.file.as_file().sync_all());
         let placed = written.and_then(|()| self.file.persist(&path).map_err(|e| e.error));
-        placed.map(drop).map_err(|e| Failure::file("write", &path, e))
+        placed
+            .map(drop)
+            .map_err(|e| Failure::file("write", &path, e))
     }
 }
 
@@ -207,7 +264,9 @@ fn contents(kernel: &str, tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>,
             self.0.len() * self.0.dtype().bytes()
         }
     }
-    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), View(tensor)));
+    let views = tensors
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), View(tensor)));
     let about = HashMap::from([("kernel".to_owned(), kernel.to_owned())]);
     serialize(views, Some(about)).map_err(|e| e.to_string())
 }

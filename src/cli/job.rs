@@ -39,7 +39,11 @@ impl Job {
     }
 
     /// The same for a kernel at hand.
-    pub fn with_data(source: Source, args: &KernelArgs, schedule: Option<Schedule>) -> Result<Job, Failure> {
+    pub fn with_data(
+        source: Source,
+        args: &KernelArgs,
+        schedule: Option<Schedule>,
+    ) -> Result<Job, Failure> {
         let extents = data::extents(&source, &args.shape)?;
         let made = data::make(&source, args, &extents, args.dtype.unwrap_or(Dtype::F32))?;
         Job::new(source, made, args.threads, schedule, vec![])
@@ -79,7 +83,9 @@ impl Job {
             ("--range", args.range.is_empty()),
         ];
         if let Some((option, _)) = made_up.iter().find(|(_, empty)| !empty) {
-            return Err(Failure::Usage(format!("{option} is about made-up data: leave it out with --input")));
+            return Err(Failure::Usage(format!(
+                "{option} is about made-up data: leave it out with --input"
+            )));
         }
         let source = Source::load(&args.source, args.kernel.as_deref())?;
         let loaded = files::load(input, &source.recurrence, flags, args.dtype)?;
@@ -126,9 +132,18 @@ impl Job {
             };
             let fits = |s: &Schedule| Plan::new(scan, &self.extents, &options, target, s).is_ok();
             let all = || candidates(scan, &self.extents, &options, target);
-            let any = || all().into_iter().find(|s| s.lanes == 1 && s.algorithm == Algorithm::Sequential);
+            let any = || {
+                all()
+                    .into_iter()
+                    .find(|s| s.lanes == 1 && s.algorithm == Algorithm::Sequential)
+            };
             let found = Some(plain).filter(fits).or_else(any);
-            scalar.push(found.ok_or_else(|| Failure::Internal(format!("{} has no scalar schedule", self.source.recurrence.name)))?);
+            scalar.push(found.ok_or_else(|| {
+                Failure::Internal(format!(
+                    "{} has no scalar schedule",
+                    self.source.recurrence.name
+                ))
+            })?);
         }
         Ok(self.kernel.with_schedules(&scalar))
     }
@@ -137,29 +152,54 @@ impl Job {
     pub fn shape(&self) -> Vec<(String, usize)> {
         let r = &self.source.recurrence;
         let own = (0..r.axes.len()).filter(|&i| r.axes[i].alias_of.is_none());
-        own.map(|i| (r.axes[i].name.clone(), self.extents.0[i])).collect()
+        own.map(|i| (r.axes[i].name.clone(), self.extents.0[i]))
+            .collect()
     }
 
     /// `B=1 L=2048 D=1536 N=16`
     pub fn shape_text(&self) -> String {
-        let each = self.shape().into_iter().map(|(axis, n)| format!("{axis}={n}"));
+        let each = self
+            .shape()
+            .into_iter()
+            .map(|(axis, n)| format!("{axis}={n}"));
         each.collect::<Vec<_>>().join(" ")
     }
 
     /// How many state points a run computes: the points of every state at every step (of the outputs, without states).
     pub fn points(&self) -> f64 {
         let r = &self.source.recurrence;
-        let product = |axes: &[AxisId]| axes.iter().map(|&a| self.extents.get(a) as f64).product::<f64>();
+        let product = |axes: &[AxisId]| {
+            axes.iter()
+                .map(|&a| self.extents.get(a) as f64)
+                .product::<f64>()
+        };
         let steps = self.extents.get(r.time) as f64;
-        let states: f64 = r.states.iter().filter(|s| !s.hidden).map(|s| product(&s.axes) * steps).sum();
-        if states > 0.0 { states } else { r.outputs.iter().map(|o| product(&o.axes)).sum() }
+        let states: f64 = r
+            .states
+            .iter()
+            .filter(|s| !s.hidden)
+            .map(|s| product(&s.axes) * steps)
+            .sum();
+        if states > 0.0 {
+            states
+        } else {
+            r.outputs.iter().map(|o| product(&o.axes)).sum()
+        }
     }
 
     /// The bytes of everything that a run reads and writes, each element once.
     pub fn bytes(&self, results: &OwnedResults) -> f64 {
-        let all = [&self.args.inputs, &self.args.initial, &results.outputs, &results.last];
+        let all = [
+            &self.args.inputs,
+            &self.args.initial,
+            &results.outputs,
+            &results.last,
+        ];
         let size = |t: &Tensor| (t.len() * t.dtype().bytes()) as f64;
-        all.into_iter().flat_map(|tensors| tensors.values()).map(size).sum()
+        all.into_iter()
+            .flat_map(|tensors| tensors.values())
+            .map(size)
+            .sum()
     }
 
     /// The type of the first output.

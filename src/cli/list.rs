@@ -18,13 +18,24 @@ pub fn list() -> Result<Report, Failure> {
         classes.dedup();
         let class = classes.join("; ");
         let chunked = scans.iter().all(|s| s.summary().is_some());
-        let algorithms = if chunked { "sequential, chunked" } else { "sequential" };
-        rows.push([model.name, &class, algorithms, model.source].map(str::to_owned).to_vec());
+        let algorithms = if chunked {
+            "sequential, chunked"
+        } else {
+            "sequential"
+        };
+        rows.push(
+            [model.name, &class, algorithms, model.source]
+                .map(str::to_owned)
+                .to_vec(),
+        );
         all.push(json!({
             "name": model.name, "source": model.source, "class": class,
             "algorithms": algorithms.split(", ").collect::<Vec<_>>(), "text": model.text.trim(),
         }));
     }
     let text = table(&["model", "class", "algorithms", "source"], &rows, &[]);
-    Ok(Report::new(text, json!({ "command": "list", "models": all })))
+    Ok(Report::new(
+        text,
+        json!({ "command": "list", "models": all }),
+    ))
 }

@@ -17,7 +17,11 @@ pub fn in_turns(budget: Duration, runs: &mut [Run<'_>]) -> Result<Vec<f64>, Fail
     let mut repeats = Vec::with_capacity(runs.len());
     for run in runs.iter_mut() {
         let once = timed(run, 1)?;
-        repeats.push((LEAST.as_secs_f64() / once.max(1e-9)).ceil().clamp(1.0, 1e5) as u32);
+        repeats.push(
+            (LEAST.as_secs_f64() / once.max(1e-9))
+                .ceil()
+                .clamp(1.0, 1e5) as u32,
+        );
     }
     let mut times = vec![Vec::new(); runs.len()];
     let started = Instant::now();

@@ -36,7 +36,11 @@ pub fn main() -> ExitCode {
         Err(e) => e.exit(),
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
     let done = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Explain(args) => explain::explain(args),
@@ -46,7 +50,9 @@ pub fn main() -> ExitCode {
     };
     match done.and_then(|report| print(&report, cli.json).map(|()| report)) {
         Ok(Report { wrong: None, .. }) => ExitCode::SUCCESS,
-        Ok(Report { wrong: Some(why), .. }) => Failure::Wrong(why).report(false),
+        Ok(Report {
+            wrong: Some(why), ..
+        }) => Failure::Wrong(why).report(false),
         Err(failure) => failure.report(cli.json),
     }
 }

@@ -19,16 +19,26 @@ pub struct Report {
 impl Report {
     /// A report with nothing wrong.
     pub fn new(text: String, json: Value) -> Report {
-        Report { text, json, wrong: None }
+        Report {
+            text,
+            json,
+            wrong: None,
+        }
     }
 }
 
 /// Writes the report to stdout. A reader that has read enough (`| head`) is no failure.
 pub fn print(report: &Report, json: bool) -> Result<(), Failure> {
-    let text = if json { format!("{:#}\n", report.json) } else { report.text.clone() };
+    let text = if json {
+        format!("{:#}\n", report.json)
+    } else {
+        report.text.clone()
+    };
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::Usage(format!("cannot write to stdout: {e}"))),
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::Usage(format!("cannot write to stdout: {e}")))
+        }
         _ => Ok(()),
     }
 }
@@ -83,9 +93,19 @@ pub fn time(seconds: f64) -> String {
 /// (`right`, by column).
 pub fn table(header: &[&str], rows: &[Vec<String>], right: &[bool]) -> String {
     let header: Vec<String> = header.iter().map(|&h| h.to_owned()).collect();
-    let lines = || std::iter::once(&header).filter(|h| !h.is_empty()).chain(rows);
+    let lines = || {
+        std::iter::once(&header)
+            .filter(|h| !h.is_empty())
+            .chain(rows)
+    };
     let columns = lines().map(Vec::len).max().unwrap_or(0);
-    let width = |c: usize| lines().filter_map(|l| l.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
+    let width = |c: usize| {
+        lines()
+            .filter_map(|l| l.get(c))
+            .map(|s| s.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
     for line in lines() {
@@ -107,7 +127,9 @@ pub fn table(header: &[&str], rows: &[Vec<String>], right: &[bool]) -> String {
 /// Every line of a text, indented.
 pub fn indent(text: &str, by: usize) -> String {
     let pad = " ".repeat(by);
-    text.lines().map(|l| format!("{pad}{l}").trim_end().to_owned() + "\n").collect()
+    text.lines()
+        .map(|l| format!("{pad}{l}").trim_end().to_owned() + "\n")
+        .collect()
 }
 
 #[cfg(test)]
@@ -127,8 +149,14 @@ mod tests {
 
     #[test]
     fn tables_align() {
-        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["bcd".to_owned(), "10".to_owned()]];
-        assert_eq!(table(&["x", "n"], &rows, &[false, true]), "x     n\na     1\nbcd  10\n");
+        let rows = [
+            vec!["a".to_owned(), "1".to_owned()],
+            vec!["bcd".to_owned(), "10".to_owned()],
+        ];
+        assert_eq!(
+            table(&["x", "n"], &rows, &[false, true]),
+            "x     n\na     1\nbcd  10\n"
+        );
         assert_eq!(table(&[], &rows, &[]), "a    1\nbcd  10\n");
     }
 }

@@ -30,7 +30,11 @@ pub fn run(args: &RunArgs) -> Result<Report, Failure> {
     };
     let pending = args.output.as_deref().map(Pending::new).transpose()?;
     let mut out = Story::new(&job);
-    let results = if args.eval { meaning(&job, &mut out)? } else { compiled(&job, &mut out)? };
+    let results = if args.eval {
+        meaning(&job, &mut out)?
+    } else {
+        compiled(&job, &mut out)?
+    };
     let level = match args.check {
         _ if args.eval => CheckArg::None,
         Some(level) => level,
@@ -45,13 +49,27 @@ pub fn run(args: &RunArgs) -> Result<Report, Failure> {
     }
     if let (Some(pending), Some(path), None) = (pending, &args.output, &wrong) {
         let mut tensors: BTreeMap<String, Tensor> = results.outputs;
-        tensors.extend(results.last.into_iter().map(|(name, t)| (format!("last_{name}"), t)));
-        let names: Vec<String> = tensors.iter().map(|(n, t)| format!("{n} {} {:?}", t.dtype(), t.shape())).collect();
+        tensors.extend(
+            results
+                .last
+                .into_iter()
+                .map(|(name, t)| (format!("last_{name}"), t)),
+        );
+        let names: Vec<String> = tensors
+            .iter()
+            .map(|(n, t)| format!("{n} {} {:?}", t.dtype(), t.shape()))
+            .collect();
         pending.write(&job.source.recurrence.name, &tensors)?;
-        out.line("written", format!("{}: {}", path.display(), names.join(", ")));
+        out.line(
+            "written",
+            format!("{}: {}", path.display(), names.join(", ")),
+        );
         out.json["output"] = json!({ "file": path.display().to_string(), "tensors": names });
     } else if let (Some(path), Some(_)) = (&args.output, &wrong) {
-        out.line("not written", format!("{}, for the result is wrong", path.display()));
+        out.line(
+            "not written",
+            format!("{}, for the result is wrong", path.display()),
+        );
     } else if args.input.is_none() && !args.eval && wrong.is_none() {
         speeds(&job, &mut out)?;
     }
@@ -88,12 +106,25 @@ impl Story {
                 "ignored": job.ignored,
             }),
         };
-        let source = job.source.model.map_or(String::new(), |m| format!("  ({})", m.source));
+        let source = job
+            .source
+            .model
+            .map_or(String::new(), |m| format!("  ({})", m.source));
         out.line("kernel", format!("{}{source}", r.name));
         out.line("machine", cpu.target().name.clone());
-        out.line("shape", format!("{}, {dtype}: {} state points", job.shape_text(), count(points)));
+        out.line(
+            "shape",
+            format!(
+                "{}, {dtype}: {} state points",
+                job.shape_text(),
+                count(points)
+            ),
+        );
         if !job.ignored.is_empty() {
-            out.line("ignored", format!("{} (no tensors of this kernel)", job.ignored.join(", ")));
+            out.line(
+                "ignored",
+                format!("{} (no tensors of this kernel)", job.ignored.join(", ")),
+            );
         }
         out
     }
@@ -121,7 +152,10 @@ fn meaning(job: &Job, out: &mut Story) -> Result<OwnedResults, Failure> {
     let dtype = job.args.output.unwrap_or(Dtype::F64);
     let started = Instant::now();
     let outputs = eval(r, &job.args.to_inputs(r))?;
-    out.line("meaning", format!("in f64, in {}", time(started.elapsed().as_secs_f64())));
+    out.line(
+        "meaning",
+        format!("in f64, in {}", time(started.elapsed().as_secs_f64())),
+    );
     out.json["eval"] = json!(true);
     let tensor = |x: &Array| {
         let mut shape = x.shape.clone();
@@ -129,7 +163,10 @@ fn meaning(job: &Job, out: &mut Story) -> Result<OwnedResults, Failure> {
         Tensor::from_f64(dtype, &shape, &x.data)
     };
     let tensors = |arrays: &BTreeMap<String, Array>| {
-        arrays.iter().map(|(name, x)| Ok((name.clone(), tensor(x)?))).collect::<Result<_, selscan_runtime::Error>>()
+        arrays
+            .iter()
+            .map(|(name, x)| Ok((name.clone(), tensor(x)?)))
+            .collect::<Result<_, selscan_runtime::Error>>()
     };
     Ok(OwnedResults {
         outputs: tensors(&outputs.tensors)?,
@@ -143,8 +180,20 @@ fn compiled(job: &Job, out: &mut Story) -> Result<OwnedResults, Failure> {
     let code = job.kernel.compile(&job.spec, &job.extents)?;
     let whole = started.elapsed().as_secs_f64();
     let jit = code.jit_time().as_secs_f64();
-    let schedules: Vec<String> = code.stages().iter().map(|s| s.schedule.to_string()).collect();
-    out.line("compiled", format!("in {}, machine code in {}: {}", time(whole), time(jit), schedules.join("; ")));
+    let schedules: Vec<String> = code
+        .stages()
+        .iter()
+        .map(|s| s.schedule.to_string())
+        .collect();
+    out.line(
+        "compiled",
+        format!(
+            "in {}, machine code in {}: {}",
+            time(whole),
+            time(jit),
+            schedules.join("; ")
+        ),
+    );
     out.json["compile_seconds"] = json!(whole);
     out.json["jit_seconds"] = json!(jit);
     out.json["schedules"] = json!(schedules);
@@ -165,7 +214,9 @@ struct Speed {
 /// Times the kernel on all threads and on one, and what it is compared with.
 fn speeds(job: &Job, out: &mut Story) -> Result<(), Failure> {
     let threads = job.kernel.cpu().threads();
-    let launch = |kernel: &Kernel, results: &mut OwnedResults| kernel.launch(job.args.args(results)).map_err(Failure::from);
+    let launch = |kernel: &Kernel, results: &mut OwnedResults| {
+        kernel.launch(job.args.args(results)).map_err(Failure::from)
+    };
     let mut results = job.kernel.results(&job.args)?;
     let bytes = job.bytes(&results);
     let single = selscan_runtime::Cpu::with_threads(1)?.kernel(job.source.recurrence.clone());
@@ -195,7 +246,12 @@ fn speeds(job: &Job, out: &mut Story) -> Result<(), Failure> {
             threads: 1,
             seconds: times[0],
         });
-        rows.extend(times[1..].iter().zip([1, threads]).map(|(&seconds, threads)| own(threads, seconds)));
+        rows.extend(
+            times[1..]
+                .iter()
+                .zip([1, threads])
+                .map(|(&seconds, threads)| own(threads, seconds)),
+        );
     } else {
         let scalar = job.scalar()?;
         let mut scalar_results = scalar.results(&job.args)?;
@@ -224,7 +280,14 @@ fn speeds(job: &Job, out: &mut Story) -> Result<(), Failure> {
         })
         .collect();
     let header = ["", "threads", "time", "points", "memory", "speed"];
-    out.tail = format!("\n{}", table(&header, &cells, &[false, true, true, true, true, true]));
+    out.tail = format!(
+        "\n{}",
+        table(&header, &cells, &[false, true, true, true, true, true])
+    );
+    if cfg!(debug_assertions) {
+        out.tail
+            .push_str("this is a debug build: only a release build's speeds mean something\n");
+    }
     let row = |s: &Speed| {
         json!({
             "what": s.what, "threads": s.threads, "seconds": s.seconds, "points_per_second": job.points() / s.seconds,
@@ -239,12 +302,18 @@ fn speeds(job: &Job, out: &mut Story) -> Result<(), Failure> {
 /// The job as the problem that plain scalar Rust solves, if it is that one: Mamba's scan with every option, in f32.
 pub fn plain(job: &Job) -> Option<Problem<'_>> {
     let is_scan = job.source.model.is_some_and(|m| m.name == "selective_scan");
-    if !is_scan || !job.args.initial.is_empty() || job.args.seq_idx.is_some() || !job.args.flags.contains("delta_softplus") {
+    if !is_scan
+        || !job.args.initial.is_empty()
+        || job.args.seq_idx.is_some()
+        || !job.args.flags.contains("delta_softplus")
+    {
         return None;
     }
     let input = |name: &str| job.args.inputs.get(name)?.as_slice::<f32>();
     let shape = job.args.inputs.get("u")?.shape();
-    let &[batch, steps, channels] = shape else { return None };
+    let &[batch, steps, channels] = shape else {
+        return None;
+    };
     let states = *job.args.inputs.get("a")?.shape().get(1)?;
     Some(Problem {
         batch,

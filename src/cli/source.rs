@@ -23,8 +23,13 @@ impl Source {
         let path = Path::new(named);
         match model(named) {
             Some(found) if kernel.is_none_or(|k| k == found.name) => Source::of(found),
-            Some(_) => Err(Failure::Usage(format!("{named} is a model, not a file: leave out --kernel"))),
-            None if path.extension().is_some() || path.components().count() > 1 || path.is_file() => {
+            Some(_) => Err(Failure::Usage(format!(
+                "{named} is a model, not a file: leave out --kernel"
+            ))),
+            None if path.extension().is_some()
+                || path.components().count() > 1
+                || path.is_file() =>
+            {
                 Source::file(path, kernel)
             }
             None => Err(Failure::Usage(format!(
@@ -36,7 +41,9 @@ impl Source {
 
     /// A model of the catalogue.
     pub fn of(model: &'static Model) -> Result<Source, Failure> {
-        let recurrence = model.recurrence().map_err(|error| mistakes(model.name, model.text, error))?;
+        let recurrence = model
+            .recurrence()
+            .map_err(|error| mistakes(model.name, model.text, error))?;
         Ok(Source {
             recurrence,
             text: model.text.trim().to_owned(),
@@ -56,17 +63,28 @@ impl Source {
             })?,
             None if names.len() == 1 => 0,
             None if names.is_empty() => {
-                return Err(Failure::Usage(format!("{name} has no kernel; write one as a function with #[ssm_kernel]")));
+                return Err(Failure::Usage(format!(
+                    "{name} has no kernel; write one as a function with #[ssm_kernel]"
+                )));
             }
-            None => return Err(Failure::Usage(format!("{name} has several kernels; choose with --kernel: {listed}"))),
+            None => {
+                return Err(Failure::Usage(format!(
+                    "{name} has several kernels; choose with --kernel: {listed}"
+                )));
+            }
         };
         let recurrence = all.swap_remove(at);
         let written = parse_syntax(&text).ok().and_then(|mut kernels| {
-            let at = kernels.iter().position(|k| k.name.text == recurrence.name)?;
+            let at = kernels
+                .iter()
+                .position(|k| k.name.text == recurrence.name)?;
             Some(kernels.swap_remove(at).to_string())
         });
         Ok(Source {
-            text: written.unwrap_or_else(|| recurrence.to_string()).trim().to_owned(),
+            text: written
+                .unwrap_or_else(|| recurrence.to_string())
+                .trim()
+                .to_owned(),
             recurrence,
             model: None,
         })
@@ -83,7 +101,9 @@ fn mistakes(name: &str, text: &str, error: selscan_dsl::ParseError) -> Failure {
 
 /// Models whose names share a part with `named`.
 fn like(named: &str) -> Option<String> {
-    let close = CATALOGUE.iter().filter(|m| m.name.contains(named) || named.contains(m.name));
+    let close = CATALOGUE
+        .iter()
+        .filter(|m| m.name.contains(named) || named.contains(m.name));
     let names: Vec<&str> = close.map(|m| m.name).take(4).collect();
     (!names.is_empty()).then(|| names.join(", "))
 }

@@ -33,7 +33,11 @@ impl Sizes<'_> {
     }
     fn input(&self, id: InputId) -> f64 {
         let decl = self.r.input(id);
-        self.of(decl.axes.iter().copied(), decl.complex, self.options.dtype(&decl.name))
+        self.of(
+            decl.axes.iter().copied(),
+            decl.complex,
+            self.options.dtype(&decl.name),
+        )
     }
     fn inputs(&self, ids: &BTreeSet<InputId>) -> f64 {
         ids.iter().map(|&id| self.input(id)).sum()
@@ -41,7 +45,11 @@ impl Sizes<'_> {
     /// A value at every point that it varies over.
     fn value(&self, id: NodeId) -> f64 {
         let g = &self.r.graph;
-        self.of(g.axes(id).iter(), g.ty(id) == selscan_dsl::Type::Complex, self.options.compute_dtype())
+        self.of(
+            g.axes(id).iter(),
+            g.ty(id) == selscan_dsl::Type::Complex,
+            self.options.compute_dtype(),
+        )
     }
     /// A state at every step.
     fn history(&self, id: StateId) -> f64 {
@@ -51,7 +59,14 @@ impl Sizes<'_> {
     }
     fn outputs(&self) -> f64 {
         let each = self.r.outputs.iter();
-        each.map(|o| self.of(o.axes.iter().copied(), o.complex, self.options.dtype(&o.name))).sum()
+        each.map(|o| {
+            self.of(
+                o.axes.iter().copied(),
+                o.complex,
+                self.options.dtype(&o.name),
+            )
+        })
+        .sum()
     }
 }
 
@@ -77,7 +92,11 @@ fn is_given(g: &Graph, id: NodeId) -> bool {
 pub fn as_written(scan: &Scan, extents: &Extents, options: &Options) -> Vec<Stage> {
     let r = &scan.source;
     let g = &r.graph;
-    let sizes = Sizes { r, extents, options };
+    let sizes = Sizes {
+        r,
+        extents,
+        options,
+    };
     let (mut made, mut passed, mut stepped) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut affine, mut other) = (vec![], vec![]);
     for (id, state) in r.state_ids().zip(&scan.states) {
@@ -85,12 +104,20 @@ pub fn as_written(scan: &Scan, extents: &Extents, options: &Options) -> Vec<Stag
             Ok(pair) => {
                 affine.push(id);
                 for x in [pair.a, pair.b] {
-                    if is_given(g, x) { passed.insert(x) } else { made.insert(x) };
+                    if is_given(g, x) {
+                        passed.insert(x)
+                    } else {
+                        made.insert(x)
+                    };
                 }
             }
             Err(_) => {
                 other.push(id);
-                stepped.extend([Some(r.state(id).update), r.state(id).update_im].into_iter().flatten());
+                stepped.extend(
+                    [Some(r.state(id).update), r.state(id).update_im]
+                        .into_iter()
+                        .flatten(),
+                );
             }
         }
     }
@@ -122,7 +149,11 @@ pub fn as_written(scan: &Scan, extents: &Extents, options: &Options) -> Vec<Stag
             writes: history(&other),
         });
     }
-    let values = r.outputs.iter().flat_map(|o| [Some(o.value), o.value_im]).flatten();
+    let values = r
+        .outputs
+        .iter()
+        .flat_map(|o| [Some(o.value), o.value_im])
+        .flatten();
     let (inputs, states) = leaves(g, &values.collect::<Vec<_>>());
     let states: Vec<StateId> = states.into_iter().collect();
     stages.push(Stage {
@@ -143,18 +174,33 @@ pub fn fused(plan: &Plan, extents: &Extents) -> Vec<(String, f64, f64)> {
     for pass in &plan.passes {
         let r = &pass.recurrence;
         let bytes = |(role, dtype): &(Role, Dtype), axes: &[AxisId], complex: bool| match role {
-            Role::Workspace(number) => plan.workspaces.get(*number as usize).map_or(0.0, |(d, len)| size(len) * d.bytes() as f64),
+            Role::Workspace(number) => plan
+                .workspaces
+                .get(*number as usize)
+                .map_or(0.0, |(d, len)| size(len) * d.bytes() as f64),
             _ => {
-                let points: f64 = axes.iter().map(|a| size(&pass.extents[a.0 as usize])).product();
+                let points: f64 = axes
+                    .iter()
+                    .map(|a| size(&pass.extents[a.0 as usize]))
+                    .product();
                 points * if complex { 2.0 } else { 1.0 } * dtype.bytes() as f64
             }
         };
-        let inputs = r.inputs.iter().zip(&pass.inputs).map(|(d, x)| bytes(x, &d.axes, d.complex));
+        let inputs = r
+            .inputs
+            .iter()
+            .zip(&pass.inputs)
+            .map(|(d, x)| bytes(x, &d.axes, d.complex));
         let state = |given: &[Option<(Role, Dtype)>]| -> f64 {
             let each = r.states.iter().zip(given);
-            each.filter_map(|(d, x)| Some(bytes(x.as_ref()?, &d.axes, d.complex))).sum()
+            each.filter_map(|(d, x)| Some(bytes(x.as_ref()?, &d.axes, d.complex)))
+                .sum()
         };
-        let outputs = r.outputs.iter().zip(&pass.outputs).map(|(d, x)| bytes(x, &d.axes, d.complex));
+        let outputs = r
+            .outputs
+            .iter()
+            .zip(&pass.outputs)
+            .map(|(d, x)| bytes(x, &d.axes, d.complex));
         out.push((
             pass.name.clone(),
             inputs.sum::<f64>() + state(&pass.initial),

@@ -23,10 +23,14 @@ const BUDGET: Duration = Duration::from_millis(600);
 /// Times the catalogue.
 pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
     let filter = args.filter.as_deref().unwrap_or("").to_lowercase();
-    let wanted = |m: &&Model| m.name.to_lowercase().contains(&filter) || m.source.to_lowercase().contains(&filter);
+    let wanted = |m: &&Model| {
+        m.name.to_lowercase().contains(&filter) || m.source.to_lowercase().contains(&filter)
+    };
     let models: Vec<&'static Model> = CATALOGUE.iter().filter(wanted).collect();
     if models.is_empty() {
-        return Err(Failure::Usage(format!("no model has '{filter}' in its name or source; see `selscan list`")));
+        return Err(Failure::Usage(format!(
+            "no model has '{filter}' in its name or source; see `selscan list`"
+        )));
     }
     let bar = ProgressBar::new(models.len() as u64).with_style(style());
     let (mut rows, mut all) = (Vec::new(), Vec::new());
@@ -35,19 +39,33 @@ pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
         bar.set_message(model.name);
         let mut kernel = KernelArgs::of_model(model.name, args.threads);
         if args.small {
-            kernel.shape = model.small.iter().map(|&(axis, n)| (axis.to_owned(), n)).collect();
+            kernel.shape = model
+                .small
+                .iter()
+                .map(|&(axis, n)| (axis.to_owned(), n))
+                .collect();
         }
         let job = Job::with_data(Source::of(model)?, &kernel, None)?;
         machine = job.kernel.cpu().target().name.clone();
         let scalar = job.scalar()?;
         let (mut fast, mut slow) = (job.kernel.results(&job.args)?, scalar.results(&job.args)?);
         let bytes = job.bytes(&fast);
-        let mut by_kernel = || job.kernel.launch(job.args.args(&mut fast)).map_err(Failure::from);
-        let mut by_scalar = || scalar.launch(job.args.args(&mut slow)).map_err(Failure::from);
+        let mut by_kernel = || {
+            job.kernel
+                .launch(job.args.args(&mut fast))
+                .map_err(Failure::from)
+        };
+        let mut by_scalar = || {
+            scalar
+                .launch(job.args.args(&mut slow))
+                .map_err(Failure::from)
+        };
         let problem = plain(&job);
         let mut y = problem.as_ref().map_or(vec![], |p| vec![0.0; p.u.len()]);
         let mut by_hand = || {
-            problem.as_ref().inspect(|p| baseline::selective_scan(p, &mut y));
+            problem
+                .as_ref()
+                .inspect(|p| baseline::selective_scan(p, &mut y));
             Ok(())
         };
         let mut runs: Vec<Run<'_>> = vec![&mut by_kernel, &mut by_scalar];
@@ -76,11 +94,22 @@ pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let header = ["model", "shape", "time", "per point", "memory", "vs lanes=1", "vs plain Rust"];
+    let header = [
+        "model",
+        "shape",
+        "time",
+        "per point",
+        "memory",
+        "vs lanes=1",
+        "vs plain Rust",
+    ];
     let right = [false, false, true, true, true, true, true];
     let text = format!(
         "{machine}\n\n{}\nf32; vs lanes=1: the same kernel in scalar code on as many threads; vs plain Rust: on one thread\n",
         table(&header, &rows, &right)
     );
-    Ok(Report::new(text, json!({ "command": "bench", "machine": machine, "models": all })))
+    Ok(Report::new(
+        text,
+        json!({ "command": "bench", "machine": machine, "models": all }),
+    ))
 }

@@ -31,7 +31,13 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
     bar.finish_and_clear();
 
     let stages = tuned.schedules.len();
-    let mut text = format!("{} at {}, {}, on {}\n", job.source.recurrence.name, job.shape_text(), job.dtype(), job.kernel.cpu().target().name);
+    let mut text = format!(
+        "{} at {}, {}, on {}\n",
+        job.source.recurrence.name,
+        job.shape_text(),
+        job.dtype(),
+        job.kernel.cpu().target().name
+    );
     for stage in 0..stages {
         let mut timed: Vec<(&Trial, f64)> = tuned
             .table
@@ -45,19 +51,39 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
         let rows: Vec<Vec<String>> = timed
             .iter()
             .take(BEST)
-            .map(|(t, seconds)| vec![time(*seconds), format!("{}×", digits(seconds / best)), t.schedule.to_string()])
+            .map(|(t, seconds)| {
+                vec![
+                    time(*seconds),
+                    format!("{}×", digits(seconds / best)),
+                    t.schedule.to_string(),
+                ]
+            })
             .collect();
         if stages > 1 {
             text.push_str(&format!("\nstage {} of {stages}\n", stage + 1));
         }
-        text.push_str(&format!("\n{}", table(&["time", "of best", "schedule"], &rows, &[true, true, false])));
-        text.push_str(&format!("{tried} schedules tried, {} not usable\n", tried - timed.len()));
+        text.push_str(&format!(
+            "\n{}",
+            table(
+                &["time", "of best", "schedule"],
+                &rows,
+                &[true, true, false]
+            )
+        ));
+        text.push_str(&format!(
+            "{tried} schedules tried, {} not usable\n",
+            tried - timed.len()
+        ));
     }
     let kept = match job.kernel.cpu().store().folder() {
         Some(folder) if tuned.stored => format!("remembered in {}", folder.display()),
         _ => "not remembered: there is no folder to keep it in".to_owned(),
     };
-    text.push_str(&format!("\nfastest: {} in {}; {kept}\n", names(&tuned.schedules), time(tuned.seconds)));
+    text.push_str(&format!(
+        "\nfastest: {} in {}; {kept}\n",
+        names(&tuned.schedules),
+        time(tuned.seconds)
+    ));
     let trial = |t: &Trial| {
         json!({
             "stage": t.stage, "schedule": t.schedule.to_string(),
@@ -79,5 +105,9 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
 }
 
 fn names(schedules: &[selscan_codegen::Schedule]) -> String {
-    schedules.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    schedules
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
 }
