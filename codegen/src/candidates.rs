@@ -5,7 +5,7 @@ use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
 use crate::options::Options;
-use crate::plan::Plan;
+use crate::plan::{Plan, Refusal};
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
@@ -18,6 +18,35 @@ pub fn candidates(
     options: &Options,
     target: &Target,
 ) -> Vec<Schedule> {
+    let fits = |s: &Schedule| Plan::new(scan, extents, options, target, s).is_ok();
+    let mut all = proposals(scan, extents, options, target);
+    all.retain(fits);
+    all
+}
+
+/// The plan of the default schedule: of the first of [`candidates`].
+///
+/// # Errors
+/// Why the last one was refused, where none fits.
+pub fn default_plan(
+    scan: &Scan,
+    extents: &Extents,
+    options: &Options,
+    target: &Target,
+) -> Result<Plan, Refusal> {
+    let none = Refusal(format!("{} has no schedule", scan.recurrence.name));
+    let mut plan = Err(none);
+    for schedule in proposals(scan, extents, options, target) {
+        plan = Plan::new(scan, extents, options, target, &schedule);
+        if plan.is_ok() {
+            break;
+        }
+    }
+    plan
+}
+
+/// Schedules that may fit, the most promising first.
+fn proposals(scan: &Scan, extents: &Extents, options: &Options, target: &Target) -> Vec<Schedule> {
     let rec = &scan.recurrence;
     let structure = Structure::of(rec);
     let whole = target.lanes(options.compute);
@@ -32,8 +61,10 @@ pub fn candidates(
     let mut out: Vec<Schedule> = Vec::new();
     let mut algorithms = vec![Algorithm::Sequential];
     // The two passes over the data pay only where work items are fewer than the cores.
-    if scan.summary().is_some() && steps >= 64 {
-        let chunk = (steps.div_ceil(target.cores.max(1) as usize * 2)).clamp(32, 1 << 20) as u32;
+    if scan.is_diagonal() && steps >= 64 {
+        let chunk = steps / (target.cores.max(1) as usize * 2);
+        // A power of two: lengths of one magnitude share their code.
+        let chunk = 1 << chunk.clamp(32, 1 << 20).ilog2();
         let at = if items < target.cores as usize && target.cores > 1 {
             0
         } else {
@@ -55,17 +86,14 @@ pub fn candidates(
                 }
                 for &tile in tiles {
                     for &unroll in unrolls {
-                        let schedule = Schedule {
+                        out.push(Schedule {
                             algorithm,
                             order,
                             lanes,
                             block,
                             tile,
                             unroll,
-                        };
-                        if Plan::new(scan, extents, options, target, &schedule).is_ok() {
-                            out.push(schedule);
-                        }
+                        });
                     }
                 }
             }

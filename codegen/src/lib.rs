@@ -22,7 +22,7 @@ pub mod structure;
 pub mod target;
 pub mod verify;
 
-pub use candidates::candidates;
+pub use candidates::{candidates, default_plan};
 pub use dtype::{Dtype, Ty};
 pub use lower::lower;
 pub use options::Options;

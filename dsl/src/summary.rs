@@ -107,6 +107,12 @@ impl Scan {
         Some(simplify(&r.split_complex()))
     }
 
+    /// Whether every state is diagonal by itself, so that [`Scan::summary`] and [`Scan::carry`] exist.
+    #[must_use]
+    pub fn is_diagonal(&self) -> bool {
+        self.decays().is_some()
+    }
+
     /// For each state whether its decay is complex; `None` if a state is not diagonal by itself.
     fn decays(&self) -> Option<Vec<bool>> {
         let diagonal = |class| {

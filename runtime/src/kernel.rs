@@ -10,17 +10,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use selscan_codegen::{Dtype, Plan, Refusal, Schedule, Ty, candidates, lower};
-use selscan_dsl::array::Array;
+use selscan_codegen::{Plan, Refusal, Schedule, default_plan, lower};
 use selscan_dsl::scan::{Scan, prepare};
-use selscan_dsl::{AxisId, Extents, InputId, Recurrence, StateId};
+use selscan_dsl::{AxisId, Extents, Recurrence};
 
 use crate::args::Args;
-use crate::buffer::{Tensor, TensorMut, TensorRef};
 use crate::cache::lock;
-use crate::call::{Call, StateArgs};
-use crate::device::{Bindings, Cpu, CpuProgram};
+use crate::call::Call;
+use crate::device::{Cpu, CpuProgram};
 use crate::error::Error;
+use crate::run::{no_steps, run};
 use crate::spec::Spec;
 use crate::store::{Key, Record};
 
@@ -54,7 +53,7 @@ pub(crate) struct Prepared {
 
 /// The code of one specialisation at some extents.
 pub struct Compiled {
-    prepared: Arc<Prepared>,
+    pub(crate) prepared: Arc<Prepared>,
     stages: Vec<CompiledStage>,
 }
 
@@ -179,7 +178,8 @@ impl Kernel {
         let prepared = self.prepared(&call.spec)?;
         let extents = call.extents(r, &prepared.specialized)?;
         if extents.get(r.time) == 0 {
-            return no_steps(&prepared.specialized, call);
+            no_steps(&prepared.specialized, call);
+            return Ok(());
         }
         let written = r.outputs.iter().map(|o| &o.axes);
         let states = r.states.iter().map(|s| &s.axes);
@@ -282,12 +282,7 @@ impl Kernel {
             if let Some(Ok(plan)) = tuned {
                 return Ok(plan);
             }
-            match candidates(scan, extents, &options, target).first() {
-                Some(schedule) => new(schedule),
-                None => Err(Refusal(
-                    "no schedule fits this shape; use smaller extents".into(),
-                )),
-            }
+            default_plan(scan, extents, &options, target)
         };
         let plans = prepared.stages.iter().enumerate().map(plan);
         Ok(plans.collect::<Result<_, Refusal>>()?)
@@ -355,104 +350,4 @@ impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Kernel({} on {:?})", self.recurrence().name, self.cpu())
     }
-}
-
-/// The last states of a launch without steps: the initial ones.
-fn no_steps(r: &Recurrence, call: Call<'_>) -> Result<(), Error> {
-    for (decl, state) in r.states.iter().zip(call.states) {
-        if let StateArgs::Apart(initial, Some(last)) = state {
-            let mut last = last.into_span();
-            match initial {
-                Some(initial) => last.copy_from(initial.span()),
-                None if decl.complex => last.fill_pairs(decl.init),
-                None => last.fill(decl.init),
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Runs the stages; values that one carries to the next live in memory of the launch.
-fn run(compiled: &Compiled, mut call: Call<'_>, extents: &Extents) -> Result<(), Error> {
-    let specialized = &compiled.prepared.specialized;
-    let dtype = match call.spec.compute() {
-        Ty::F64 => Dtype::F64,
-        _ => Dtype::F32,
-    };
-    let mut made: HashMap<String, Tensor> = HashMap::new();
-    if let Some(boundaries) = &call.boundaries {
-        let data = boundaries.seq_idx.iter().map(|&i| f64::from(i)).collect();
-        let seq_idx = Array::real(&boundaries.shape, data);
-        for (name, keep) in specialized.boundary_inputs(&seq_idx) {
-            made.insert(name, Tensor::from_f64(dtype, &keep.shape, &keep.data)?);
-        }
-    }
-    for (stage, scan) in compiled.stages.iter().zip(&compiled.prepared.stages) {
-        let r = &scan.recurrence;
-        let mut carried = Vec::new();
-        for decl in &r.outputs {
-            if !specialized.outputs.iter().any(|o| o.name == decl.name) {
-                let mut shape = extents.shape(&decl.axes);
-                shape.extend(decl.complex.then_some(2));
-                carried.push((decl.name.clone(), Tensor::zeros(dtype, &shape)?));
-            }
-        }
-        bind(&mut call, compiled, r, &made, &mut carried)
-            .and_then(|bindings| stage.program.launch(bindings, extents))?;
-        made.extend(carried);
-    }
-    Ok(())
-}
-
-/// The memory of one stage by the names of what it reads and writes.
-fn bind<'b>(
-    call: &'b mut Call<'_>,
-    compiled: &Compiled,
-    stage: &Recurrence,
-    made: &'b HashMap<String, Tensor>,
-    carried: &'b mut [(String, Tensor)],
-) -> Result<Bindings<'b>, Error> {
-    let whole = &compiled.prepared.specialized;
-    let mut bindings = Bindings::new();
-    // The inputs of the specialised recurrence are those given, in order.
-    let given: Vec<&TensorRef<'_>> = call.inputs.iter().flatten().collect();
-    for (i, decl) in stage.inputs.iter().enumerate() {
-        let own = whole
-            .input_named(&decl.name)
-            .and_then(|id| given.get(id.0 as usize));
-        let tensor = own
-            .map(|&t| t.clone())
-            .or_else(|| made.get(&decl.name).map(Tensor::view));
-        if let Some(tensor) = tensor {
-            bindings.input(InputId(i as u32), tensor);
-        }
-    }
-    for (decl, state) in whole.states.iter().zip(&mut call.states) {
-        let Some(StateId(s)) = stage.state_named(&decl.name) else {
-            continue;
-        };
-        match state {
-            StateArgs::InPlace(tensor) => bindings.in_place(StateId(s), tensor.reborrow()),
-            StateArgs::Apart(initial, last) => {
-                if let Some(initial) = initial {
-                    bindings.initial(StateId(s), initial.clone());
-                }
-                if let Some(last) = last {
-                    bindings.last(StateId(s), last.reborrow());
-                }
-            }
-        }
-    }
-    let position = |name: &str| stage.outputs.iter().position(|o| o.name == name);
-    for (decl, tensor) in whole.outputs.iter().zip(&mut call.outputs) {
-        if let Some(at) = position(&decl.name) {
-            bindings.output(at as u32, tensor.reborrow());
-        }
-    }
-    for (name, tensor) in carried {
-        if let Some(at) = position(name) {
-            bindings.output(at as u32, TensorMut::from(tensor));
-        }
-    }
-    Ok(bindings)
 }

@@ -12,6 +12,7 @@ pub mod device;
 mod error;
 mod kernel;
 mod owned;
+mod run;
 mod spec;
 mod store;
 mod tuner;
