@@ -1,11 +1,12 @@
 //! Checks a syntax tree and gives it its meaning.
 //!
 //! In: [`Kernel`]. Out: a [`Recurrence`], [ordered](Recurrence::ordered), or every mistake with its place, what was wanted and
-//! found, and what to do. One mistake gives one error: a value that is wrong is [`Value::Poison`], and nothing
+//! found, and what to do. One mistake gives one error: a value that is wrong is poison, and nothing
 //! is said of what is made from it.
 //!
 //! Names: a `let` may take the name of an input or of an earlier `let`, which it hides from there on; a state's
-//! name stays the state's. A name that begins with `_` may stay unused.
+//! name stays the state's. A name that begins with `_` may stay unused. `delay` runs with the kernel: in a
+//! `reverse` kernel `delay(x, 1)` is x at t + 1.
 
 mod builtin;
 mod call;

@@ -1,6 +1,6 @@
 //! Functions written in the syntax itself, and the named constants.
 //!
-//! In: [`FUNCTIONS`], one row a function. Out: [`find`], whose body the checker puts in the place of a call,
+//! In: [`FUNCTIONS`], one row a function. Out: functions whose body the checker puts in the place of a call,
 //! each parameter standing for the value of its argument.
 //!
 //! A continuous system h' = A h + B u becomes h = a_bar · h + b_bar · u over a step delta ([`FUNCTIONS`],

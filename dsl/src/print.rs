@@ -326,29 +326,33 @@ impl<'r> Printer<'r> {
 
     /// A read at other positions than the declared ones, and of a half.
     fn read(&self, name: Expr, declared: &[AxisId], index: &[AxisIndex], part: Part) -> Expr {
+        // One axis moves at a time, to a name that is free; a ring is opened through a further alias.
         let mut at: Vec<AxisId> = declared.to_vec();
+        let mut left: Vec<usize> = (0..at.len())
+            .filter(|&i| index[i] != AxisIndex::At(at[i]))
+            .collect();
         let mut x = name;
-        for (i, wanted) in index.iter().enumerate() {
-            if let AxisIndex::Group { of, groups } = *wanted {
-                x = Expr::call("group", &[self.axis(groups), self.axis(of)], vec![x]);
-                at[i] = of;
-            }
-        }
-        // Move one axis at a time to a name that is free; a ring is opened through a further alias.
-        let goal: Vec<AxisId> = index.iter().map(|i| i.axis()).collect();
-        while at != goal {
-            let free = (0..at.len()).find(|&i| at[i] != goal[i] && !at.contains(&goal[i]));
-            let step = free.map(|i| (i, goal[i])).or_else(|| {
-                let i = (0..at.len()).find(|&i| at[i] != goal[i])?;
+        while !left.is_empty() {
+            let free = left.iter().position(|&i| !at.contains(&index[i].axis()));
+            let (i, function, to) = if let Some(k) = free {
+                let i = left.remove(k);
+                let function = match index[i] {
+                    AxisIndex::At(_) => "alias",
+                    AxisIndex::Group { .. } => "group",
+                };
+                (i, function, index[i].axis())
+            } else {
+                let i = left[0];
                 let spare = (0..self.r.axes.len() as u8).map(AxisId).find(|&a| {
                     self.r.canonical(a) == self.r.canonical(at[i])
                         && !at.contains(&a)
-                        && !goal.contains(&a)
-                })?;
-                Some((i, spare))
-            });
-            let Some((i, to)) = step else { break };
-            x = Expr::call("alias", &[self.axis(at[i]), self.axis(to)], vec![x]);
+                        && index.iter().all(|goal| goal.axis() != a)
+                });
+                // No text says this read; what is printed then shows the axes as they stand.
+                let Some(spare) = spare else { break };
+                (i, "alias", spare)
+            };
+            x = Expr::call(function, &[self.axis(at[i]), self.axis(to)], vec![x]);
             at[i] = to;
         }
         match part {
@@ -466,6 +470,26 @@ fn conv(
             "{printed}"
         );
         assert!(printed.contains("exp(group::<G, H>(b))"), "{printed}");
+    }
+
+    #[test]
+    fn reads_whose_axes_change_places() {
+        let printed = round(
+            "#[ssm_kernel(G2 = G, H2 = H)]
+            fn f(x: Tensor<L, G, H>, h: Tensor<H2>, g: Tensor<G2>) -> Tensor<L, G, H, H2, G2> {
+                group::<H2, G>(group::<G, H>(alias::<H, H2>(x))) * h * g
+            }",
+        );
+        assert!(
+            printed.contains("group::<G2, H>(group::<H, G>(alias::<G, G2>(x)))"),
+            "{printed}"
+        );
+        round(
+            "#[ssm_kernel(N2 = N, N3 = N)] fn f(a: Tensor<L, N, N2>) -> Tensor<L> {
+                let b = alias::<N3, N2>(group::<N2, N>(alias::<N, N3>(a)));
+                sum::<N3>(alias::<N2, N3>(sum::<N>(b)))
+            }",
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The syntax tree of a kernel's text, with the place of every part.
 //!
-//! In: tokens ([`parse`]). Out: [`Kernel`], whose `Display` prints the text ([`mod@print`]); printing and parsing
+//! In: tokens. Out: [`Kernel`], whose `Display` prints the text; printing and parsing
 //! again gives the same tree. Names and types mean nothing yet: that is [`crate::check`]'s part.
 //!
 //! ```text

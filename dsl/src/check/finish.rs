@@ -78,28 +78,25 @@ impl Checker<'_> {
             self.r.states.push(decl);
             self.assigned.push(None);
         }
-        self.scope = twins;
-        self.delays.clear();
-        self.backward = !self.backward;
+        // The mistakes of the body have been reported by its first reading.
         let mut quiet = Diagnostics::default();
         let mut twin = Checker {
-            out: &mut quiet,
             kernel: self.kernel,
+            out: &mut quiet,
             syntax_is_right: true,
             r: self.r.clone(),
             named_axes: self.named_axes,
             wrong_axes: self.wrong_axes,
-            scope: std::mem::take(&mut self.scope),
-            assigned: std::mem::take(&mut self.assigned),
-            order: std::mem::take(&mut self.order),
+            scope: twins,
+            assigned: self.assigned.clone(),
+            order: self.order.clone(),
             delays: Vec::new(),
-            backward: self.backward,
+            backward: !self.backward,
             inlined: None,
         };
         let reversed = twin.body()?;
         self.r = twin.r;
         self.order = twin.order;
-        self.assigned = twin.assigned;
         let sums = values.iter().zip(&reversed);
         Some(
             sums.map(|(&a, &b)| self.r.graph.op(Op::Add, &[a, b]))

@@ -64,12 +64,14 @@ impl Checker<'_> {
 
     fn replace(&self, node: &mut Node, from: AxisId, to: AxisIndex) -> Result<(), Obstacle> {
         match node {
-            Node::Input { index, .. } => replace_index(index, from, to),
+            Node::Input { input, index, .. } => {
+                replace_index(index, &self.r.input(*input).axes, from, to)
+            }
             Node::State { state, index, .. } => {
                 if matches!(to, AxisIndex::Group { .. }) {
                     return Err(Obstacle::GroupedState(self.r.state(*state).name.clone()));
                 }
-                replace_index(index, from, to)
+                replace_index(index, &self.r.state(*state).axes, from, to)
             }
             Node::Index(axis) => match to {
                 AxisIndex::At(to) => {
@@ -91,9 +93,18 @@ impl Checker<'_> {
     }
 }
 
-fn replace_index(index: &mut [AxisIndex], from: AxisId, to: AxisIndex) -> Result<(), Obstacle> {
-    for i in index {
+fn replace_index(
+    index: &mut [AxisIndex],
+    declared: &[AxisId],
+    from: AxisId,
+    to: AxisIndex,
+) -> Result<(), Obstacle> {
+    for (i, declared) in index.iter_mut().zip(declared) {
         *i = match (*i, to) {
+            (AxisIndex::At(axis), AxisIndex::Group { of, .. }) if axis == from => {
+                let groups = *declared;
+                AxisIndex::Group { of, groups }
+            }
             (AxisIndex::At(axis), to) if axis == from => to,
             (AxisIndex::Group { of, groups }, AxisIndex::At(axis)) if of == from => {
                 AxisIndex::Group { of: axis, groups }
