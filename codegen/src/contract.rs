@@ -106,7 +106,12 @@ fn sum(
             out.push(Stmt::Set(minus, Rhs::Op(LoopOp::Math(Op::Neg), vec![of])));
             minus
         };
-        let (mut a, b) = factors;
+        // A backend computes in the place of the first factor: that of the register that is assigned.
+        let (mut a, b) = if factors.1 == reg {
+            (factors.1, factors.0)
+        } else {
+            factors
+        };
         let mut c = args[1 - side];
         match (op, side) {
             (Op::Sub, 1) => a = negated(out, a),

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use selscan_dsl::Op;
 
 use crate::dtype::{Dtype, Ty};
-use crate::loop_ir::{LoopOp, Proc, Reg, Rhs, Stmt};
+use crate::loop_ir::{Buf, LoopOp, Proc, Reg, Rhs, Stmt};
 use code::Code;
 
 /// What a backend has beside the basic operations: neg, add, sub, mul, div, abs, sqrt, comparisons, select, copy,
@@ -130,12 +130,12 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, supports: &Supports) -> Vec<Stmt> {
                     None => out.push(Stmt::Set(reg, Rhs::Op(op, args))),
                 }
             }
-            Stmt::Set(reg, Rhs::Load(buf, ix)) if !supports.conversions => {
+            Stmt::Set(reg, Rhs::Load(buf, ix)) if converts(proc, buf, reg, supports) => {
                 let mut code = Code::new(proc, &mut out, supports);
                 let value = half::load(&mut code, buf, ix, reg);
                 code.name(value, reg);
             }
-            Stmt::Store(buf, ix, reg) if !supports.conversions => {
+            Stmt::Store(buf, ix, reg) if converts(proc, buf, reg, supports) => {
                 half::store(&mut Code::new(proc, &mut out, supports), buf, ix, reg);
             }
             stmt @ (Stmt::Let(..) | Stmt::Set(..) | Stmt::Store(..) | Stmt::StoreBits(..)) => {
@@ -180,7 +180,14 @@ fn expand(code: &mut Code, op: LoopOp, x: &[Reg]) -> Option<Reg> {
     })
 }
 
-/// Whether elements of `dtype` are registers of `ty` as they are.
-fn is_native(dtype: Dtype, ty: Ty) -> bool {
-    matches!((dtype, ty), (Dtype::F32, Ty::F32) | (Dtype::F64, Ty::F64))
+/// Whether an element of `buf` must be converted to or from `reg` by operations.
+fn converts(proc: &Proc, buf: Buf, reg: Reg, supports: &Supports) -> bool {
+    let native = matches!(
+        (proc.buffer(buf).dtype, proc.ty(reg)),
+        (Dtype::F32, Ty::F32) | (Dtype::F64, Ty::F64)
+    );
+    !native && !supports.conversions
 }
+
+#[cfg(test)]
+mod tests;

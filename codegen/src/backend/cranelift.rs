@@ -26,7 +26,7 @@ use crate::contract::contract;
 use crate::legalize::{Supports, legalize};
 use crate::loop_ir::{LoopOp, Proc, Role, Var};
 use crate::verify::verify;
-use address::Induction;
+use address::{Bound, Induction};
 use selscan_dsl::Op;
 use value::{Lane, Registers};
 
@@ -117,7 +117,9 @@ struct Emitter<'a> {
     /// The extents pointer, the range of items.
     params: Vec<Value>,
     /// The current value of each loop variable that is in scope.
-    vars: Vec<Option<Value>>,
+    vars: Vec<Option<Bound>>,
+    /// Whether a loop's counter was read since its loop began; if not, its offsets count alone.
+    counted: Vec<bool>,
     /// The loop variables that each variable depends on: itself, or those of its definition.
     roots: Vec<Vec<Var>>,
     /// Loops around the current statement, outermost first, with what they step addresses by.
@@ -136,6 +138,7 @@ impl<'a> Emitter<'a> {
             bases: Vec::new(),
             params: Vec::new(),
             vars: vec![None; proc.vars.len()],
+            counted: vec![false; proc.vars.len()],
             roots: (0..proc.vars.len() as u32).map(|v| vec![Var(v)]).collect(),
             loops: Vec::new(),
             registers: Registers::of(proc),

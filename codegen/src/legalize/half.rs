@@ -6,16 +6,12 @@
 use selscan_dsl::Op;
 
 use super::code::Code;
-use super::is_native;
 use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Buf, Ix, LoopOp, Reg, Rhs, Stmt};
 
 /// The element as a register like `like`.
 pub(super) fn load(code: &mut Code, buf: Buf, ix: Ix, like: Reg) -> Reg {
     let (dtype, ty) = (code.proc.buffer(buf).dtype, code.ty(like));
-    if is_native(dtype, ty) {
-        return code.set(ty, Rhs::Load(buf, ix));
-    }
     match dtype {
         Dtype::F32 => {
             let single = code.set(Ty::F32, Rhs::Load(buf, ix));
@@ -45,9 +41,6 @@ pub(super) fn load(code: &mut Code, buf: Buf, ix: Ix, like: Reg) -> Reg {
 /// Stores the register, rounded to the element's type.
 pub(super) fn store(code: &mut Code, buf: Buf, ix: Ix, reg: Reg) {
     let (dtype, ty) = (code.proc.buffer(buf).dtype, code.ty(reg));
-    if is_native(dtype, ty) {
-        return code.push(Stmt::Store(buf, ix, reg));
-    }
     match dtype {
         Dtype::F32 => {
             let single = code.op(Ty::F32, LoopOp::Convert, &[reg]);

@@ -12,6 +12,15 @@ use super::{Emitter, FIXED};
 use crate::loop_ir::{Buf, Ix, Rhs, Stmt, Var};
 use crate::polynomial::{Atom, Polynomial};
 
+/// What a loop or index variable stands for.
+#[derive(Clone, Copy)]
+pub(super) enum Bound {
+    /// A value.
+    Value(Value),
+    /// A loop's counter.
+    Counter(Variable),
+}
+
 /// A loop around the current statement, and the multiples of its variable that are stepped with it.
 pub(super) struct Induction {
     pub var: Var,
@@ -62,7 +71,7 @@ impl Emitter<'_> {
     /// Sets an index variable.
     pub(super) fn define(&mut self, var: Var, ix: &Ix) {
         let value = self.ix(ix);
-        self.vars[var.0 as usize] = Some(value);
+        self.vars[var.0 as usize] = Some(Bound::Value(value));
         self.roots[var.0 as usize] = self.roots_of(ix);
         if let Some(inner) = self.loops.last_mut() {
             inner.lets.push(var);
@@ -85,7 +94,11 @@ impl Emitter<'_> {
     /// A loop variable's value; a lane variable's is that of the first lane unless it was set otherwise.
     fn var(&mut self, var: Var) -> Value {
         match (self.vars[var.0 as usize], self.lane.clone()) {
-            (Some(value), _) => value,
+            (Some(Bound::Value(value)), _) => value,
+            (Some(Bound::Counter(counter)), _) => {
+                self.counted[var.0 as usize] = true;
+                self.b.use_var(counter)
+            }
             (None, Some(lane)) if lane.var == var => self.ix(&lane.lo),
             (None, _) => self.b.ins().iconst(types::I64, 0),
         }
@@ -99,7 +112,8 @@ impl Emitter<'_> {
         let slot = lane.var.0 as usize;
         let before = self.vars[slot];
         let lo = self.ix(&lane.lo);
-        self.vars[slot] = Some(self.b.ins().iadd_imm_s(lo, i64::from(k)));
+        let at = self.b.ins().iadd_imm_s(lo, i64::from(k));
+        self.vars[slot] = Some(Bound::Value(at));
         let result = f(self);
         self.vars[slot] = before;
         result

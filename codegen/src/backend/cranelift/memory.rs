@@ -2,6 +2,7 @@
 
 use cranelift_codegen::ir::{InstBuilder, MemFlagsData, Type, Value, types};
 
+use super::address::Induction;
 use super::value::{Val, parts, vector_type};
 use super::{Emitter, FIXED};
 use crate::backend::EmitError;
@@ -172,16 +173,18 @@ impl Emitter<'_> {
     }
 
     /// Inputs are never written, so their loads may leave loops, but no if on the way: only the if may have made
-    /// sure that the element exists. An index that mentions the variable of the loop around the if stays inside.
+    /// sure that the element exists. An index that depends on a loop's variable stays inside that loop.
     fn read_flags(&self, buf: Buf, ix: &Ix) -> MemFlagsData {
-        let input = matches!(self.proc.buffer(buf).role, Role::Input(_));
-        let stays = (0..self.loops.len()).all(|i| {
-            !self.loops[i].guarded || self.loops[i..].iter().any(|l| self.depends(ix, l.var))
-        });
-        match (input, stays) {
-            (true, true) => FIXED,
-            (true, false) => WRITE.with_readonly(),
-            (false, _) => WRITE,
+        if !matches!(self.proc.buffer(buf).role, Role::Input(_)) {
+            return WRITE;
+        }
+        let depends = |l: &Induction| self.depends(ix, l.var);
+        let guarded = (0..self.loops.len())
+            .any(|i| self.loops[i].guarded && !self.loops[i..].iter().any(depends));
+        if guarded {
+            WRITE.with_readonly()
+        } else {
+            FIXED
         }
     }
 }

@@ -5,7 +5,7 @@ use cranelift_codegen::ir::{InstBuilder, Value, types};
 use cranelift_frontend::Variable;
 
 use super::Emitter;
-use super::address::Induction;
+use super::address::{Bound, Induction};
 use super::value::{Lane, Val, scalar_type, vector_type};
 use crate::backend::EmitError;
 use crate::dtype::Ty;
@@ -125,8 +125,8 @@ impl Emitter<'_> {
         self.b.ins().jump(turn, &[]);
 
         self.b.switch_to_block(turn);
-        let now = self.b.use_var(counter);
-        self.vars[var.0 as usize] = Some(now);
+        self.vars[var.0 as usize] = Some(Bound::Counter(counter));
+        self.counted[var.0 as usize] = false;
         self.loops.push(Induction {
             var,
             stepped,
@@ -134,23 +134,38 @@ impl Emitter<'_> {
             guarded: false,
         });
         self.stmts(body)?;
-        for (stride, variable) in self.loops.pop().map(|l| l.stepped).unwrap_or_default() {
+        let mut test = None;
+        for (stride, offset) in self.loops.pop().map(|l| l.stepped).unwrap_or_default() {
             let by = self.b.ins().iconst(types::I64, step);
             let by = self.times(&stride, by);
-            let at = self.b.use_var(variable);
-            let next = self.b.ins().iadd(at, by);
-            self.b.def_var(variable, next);
+            let next = self.advance(offset, by);
+            if test.is_none() && stride.constant().is_some_and(|k| k > 0) {
+                test = Some((next, self.times(&stride, hi)));
+            }
         }
-        let now = self.b.use_var(counter);
-        let next = self.b.ins().iadd_imm_s(now, step);
-        self.b.def_var(counter, next);
-        let more = self.b.ins().icmp(IntCC::SignedLessThan, next, hi);
+        // An offset that grows with the counter is tested in its place where nothing else reads the counter.
+        let (at, end) = match test {
+            Some(test) if !self.counted[var.0 as usize] => test,
+            _ => {
+                let by = self.b.ins().iconst(types::I64, step);
+                (self.advance(counter, by), hi)
+            }
+        };
+        let more = self.b.ins().icmp(IntCC::SignedLessThan, at, end);
         self.b.ins().brif(more, turn, &[], after, &[]);
         self.b.seal_block(turn);
         self.b.seal_block(after);
         self.b.switch_to_block(after);
         self.vars[var.0 as usize] = None;
         Ok(())
+    }
+
+    /// variable += by: its new value.
+    fn advance(&mut self, variable: Variable, by: Value) -> Value {
+        let now = self.b.use_var(variable);
+        let next = self.b.ins().iadd(now, by);
+        self.b.def_var(variable, next);
+        next
     }
 
     fn choice(&mut self, lhs: &Ix, rhs: &Ix, then: &[Stmt], els: &[Stmt]) -> Result<(), EmitError> {
