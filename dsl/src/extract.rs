@@ -75,10 +75,13 @@ pub fn extract(terms: &Terms, roots: &[Id], source: &Recurrence) -> Option<(Grap
     let at = |id: Id| position[usize::from(terms.find(id))];
     let words = classes.len().div_ceil(64);
     let mut choices: Vec<Option<Choice>> = classes.iter().map(|_| None).collect();
-    let mut settled = false;
+    // Classes below which a choice has changed since they were looked at.
+    let mut open = vec![true; classes.len()];
     for _ in 0..MAX_PASSES {
-        settled = true;
         for (i, &class) in classes.iter().enumerate() {
+            if !std::mem::take(&mut open[i]) {
+                continue;
+            }
             let mut best: Option<Choice> = None;
             for (n, term) in terms[class].nodes.iter().enumerate() {
                 let own = term_cost(terms, time, class, term);
@@ -111,21 +114,25 @@ pub fn extract(terms: &Terms, roots: &[Id], source: &Recurrence) -> Option<(Grap
                 }
             }
             let same = match (&best, &choices[i]) {
-                (Some(new), Some(old)) => new.term == old.term && new.needs == old.needs,
+                (Some(new), Some(old)) => {
+                    new.term == old.term && new.cost == old.cost && new.needs == old.needs
+                }
                 (None, None) => true,
                 _ => false,
             };
             // A choice is only withdrawn for another one.
             if !same && best.is_some() {
                 choices[i] = best;
-                settled = false;
+                for parent in terms[class].parents() {
+                    open[at(parent)] = true;
+                }
             }
         }
-        if settled {
+        if !open.contains(&true) {
             break;
         }
     }
-    if !settled {
+    if open.contains(&true) {
         return None;
     }
     let mut out = Extraction {

@@ -20,8 +20,8 @@ use crate::rules;
 const ROUNDS: usize = 3;
 /// Iterations of all rules in a round.
 const ITERATIONS: usize = 8;
-/// E-nodes after which no rule is applied any more.
-const MAX_TERMS: usize = 1000;
+/// E-nodes that the rules may add to three times those that they start from; after that no rule is applied any more.
+const MAX_GROWTH: usize = 1000;
 /// Matches of one rule that are applied in one iteration.
 const MAX_MATCHES: usize = 200;
 
@@ -61,8 +61,9 @@ fn saturate(r: &Recurrence) -> Option<Recurrence> {
         }
     }
     let rules: Vec<&rules::Rewrite> = rules::rewrites(axes).collect();
+    let limit = 3 * terms.total_size() + MAX_GROWTH;
     for _ in 0..ITERATIONS {
-        if !step(&mut terms, &rules) {
+        if !step(&mut terms, &rules, limit) {
             break;
         }
     }
@@ -72,14 +73,14 @@ fn saturate(r: &Recurrence) -> Option<Recurrence> {
 }
 
 /// One iteration: every rule is matched before any is applied. Whether anything changed.
-fn step(terms: &mut Terms, rules: &[&rules::Rewrite]) -> bool {
+fn step(terms: &mut Terms, rules: &[&rules::Rewrite], limit: usize) -> bool {
     let matches: Vec<Vec<SearchMatches<Term>>> = rules
         .iter()
         .map(|rule| rule.search_with_limit(terms, MAX_MATCHES))
         .collect();
     let mut changed = false;
     for (rule, matches) in rules.iter().zip(&matches) {
-        if terms.total_size() > MAX_TERMS {
+        if terms.total_size() > limit {
             break;
         }
         changed |= !rule.apply(terms, matches).is_empty();
