@@ -8,6 +8,9 @@
 //! carry, over the chunks:                 start = h                    h' = P ⊙ h + S
 //! ```
 //! The chunks' own steps then run from `start`, each chunk by itself.
+//!
+//! Where a sequence starts (`select(keep > 0.5, h, 0)`) the state is forgotten even if it is not a number, which
+//! 0 · NaN would not do: a select of a stays a select of what a multiplies, and a chunk whose P is 0 carries S.
 
 use crate::expr::{Graph, InputId, Node, NodeId, StateId, Type, When};
 use crate::op::Op;
@@ -44,9 +47,9 @@ impl Scan {
                 r.read_state(h, When::Prev),
                 r.read_state(StateId(h.0 + 1), When::Prev),
             );
-            let kept = r.graph.op(Op::Mul, &[affine.a, h]);
+            let kept = scale(&mut r.graph, affine.a, h);
             let update = r.graph.op(Op::Add, &[kept, affine.b]);
-            let decayed = r.graph.op(Op::Mul, &[affine.a, p]);
+            let decayed = scale(&mut r.graph, affine.a, p);
             let last = r.states.len() - 1;
             r.states[last - 1].update = update;
             r.states[last].update = decayed;
@@ -77,7 +80,10 @@ impl Scan {
             chunk.push('_');
         }
         r.axes[source.time.0 as usize].name = chunk;
-        for (decl, complex) in source.states.iter().zip(decays) {
+        let states = source.states.iter().zip(&self.states);
+        for ((decl, state), complex) in states.zip(decays) {
+            let affine = state.affine.as_ref().ok()?;
+            let resets = is_reset(&source.graph, affine.a);
             let axes: Vec<_> = [source.time].into_iter().chain(decl.axes.clone()).collect();
             let mut given = |what: &str, complex: bool| {
                 r.inputs.push(InputDecl {
@@ -95,7 +101,14 @@ impl Scan {
             r.states.push(decl.clone());
             let start = r.read_state(state, When::Prev);
             let kept = r.graph.op(Op::Mul, &[decay, start]);
-            r.states[state.0 as usize].update = r.graph.op(Op::Add, &[kept, summary]);
+            let mut update = r.graph.op(Op::Add, &[kept, summary]);
+            if resets {
+                let size = norm(&mut r.graph, decay);
+                let zero = r.graph.constant(0.0);
+                let reset = r.graph.op(Op::Eq, &[size, zero]);
+                update = r.graph.op(Op::Select, &[reset, summary, update]);
+            }
+            r.states[state.0 as usize].update = update;
             r.outputs.push(OutputDecl {
                 name: format!("{}_start", decl.name),
                 axes,
@@ -136,4 +149,63 @@ impl Scan {
             })
             .collect()
     }
+}
+
+/// Whether `a` has a select between something and nothing among its factors.
+fn is_reset(g: &Graph, a: NodeId) -> bool {
+    match g.node(a) {
+        Node::Op(Op::Select, xs) => {
+            let zero = |x: &NodeId| g.as_constant(*x) == Some(0.0);
+            xs[1..].iter().any(|x| zero(x) || is_reset(g, *x))
+        }
+        Node::Op(Op::Mul, xs) => xs.iter().any(|&x| is_reset(g, x)),
+        Node::Op(Op::Neg | Op::Div, xs) => is_reset(g, xs[0]),
+        _ => false,
+    }
+}
+
+/// a · x, with the selects among the factors of `a` as selects of x.
+fn scale(g: &mut Graph, a: NodeId, x: NodeId) -> NodeId {
+    if g.as_constant(a) == Some(1.0) {
+        return x;
+    }
+    if g.as_constant(a) == Some(0.0) {
+        return a;
+    }
+    if !is_reset(g, a) {
+        return g.op(Op::Mul, &[a, x]);
+    }
+    let Node::Op(op, xs) = g.node(a).clone() else {
+        return g.op(Op::Mul, &[a, x]);
+    };
+    match op {
+        Op::Select => {
+            let (p, q) = (scale(g, xs[1], x), scale(g, xs[2], x));
+            g.op(Op::Select, &[xs[0], p, q])
+        }
+        Op::Mul => {
+            let (outer, inner) = if is_reset(g, xs[0]) {
+                (xs[1], xs[0])
+            } else {
+                (xs[0], xs[1])
+            };
+            let inner = scale(g, inner, x);
+            scale(g, outer, inner)
+        }
+        _ => {
+            let inner = scale(g, xs[0], x);
+            let rest = [&[inner], &xs[1..]].concat();
+            g.op(op, &rest)
+        }
+    }
+}
+
+/// |Re x| + |Im x|: 0 where x is.
+fn norm(g: &mut Graph, x: NodeId) -> NodeId {
+    if g.ty(x) != Type::Complex {
+        return g.op(Op::Abs, &[x]);
+    }
+    let (re, im) = (g.op(Op::Re, &[x]), g.op(Op::Im, &[x]));
+    let (re, im) = (g.op(Op::Abs, &[re]), g.op(Op::Abs, &[im]));
+    g.op(Op::Add, &[re, im])
 }

@@ -147,12 +147,53 @@ fn chunks_compose_to_the_whole() {
 
 #[test]
 fn boundaries_chunk_too() {
+    for text in [MAMBA, &s4d("zoh")] {
+        let r = Recurrence::parse(text).unwrap();
+        let scans = prepare(&r, &|name| name == "z", true);
+        assert_eq!(scans.len(), 1);
+        assert!(scans[0].source.input_named("keep").is_some());
+        // A reset is a change of a in time.
+        assert_eq!(scans[0].class, Class::SelectiveDiagonal);
+        check_chunks(&scans[0], 3);
+    }
+}
+
+/// What is not a number in one packed sequence does not reach the next one through a chunk's summary.
+#[test]
+fn a_reset_forgets_what_is_not_a_number() {
     let r = Recurrence::parse(MAMBA).unwrap();
-    let scans = prepare(&r, &|name| name == "z", true);
-    assert_eq!(scans.len(), 1);
-    assert!(scans[0].source.input_named("keep").is_some());
-    assert_eq!(scans[0].class, Class::SelectiveDiagonal);
-    check_chunks(&scans[0], 3);
+    let scan = prepare(&r, &|_| false, true).remove(0);
+    let mut inputs = common::inputs(&scan.source, &mut Random(3));
+    inputs
+        .initial
+        .insert("h".to_owned(), Array::filled(&[2, 3, 2], false, f64::NAN));
+    inputs.tensors.insert(
+        "keep".to_owned(),
+        Array::real(&[2, 4], vec![1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0]),
+    );
+    let delta = inputs.tensors.get_mut("delta").unwrap();
+    delta.data[3] = f64::NAN; // row 0, step 1
+    let (summary, carry) = (scan.summary().unwrap(), scan.carry().unwrap());
+    let chunk = |x: &Inputs| eval(&summary, &chunk_inputs(&summary, x, 0, 4)).unwrap();
+    let out = chunk(&inputs);
+    assert!(out.last["h"].data.iter().all(|x| x.is_finite()));
+    assert!(out.last["h_decay"].data.iter().all(|&x| x == 0.0));
+    let one = |x: &Array| Array {
+        shape: [&[1], &x.shape[..]].concat(),
+        ..x.clone()
+    };
+    let over = Inputs {
+        initial: inputs.initial.clone(),
+        ..Inputs::new()
+    }
+    .with("h_summary", one(&out.last["h"]))
+    .with("h_decay", one(&out.last["h_decay"]));
+    assert_eq!(eval(&carry, &over).unwrap().last["h"], out.last["h"]);
+    // Without a reset in the chunk it does.
+    inputs
+        .tensors
+        .insert("keep".to_owned(), Array::filled(&[2, 4], false, 1.0));
+    assert!(chunk(&inputs).last["h"].data.iter().any(|x| x.is_nan()));
 }
 
 #[test]
