@@ -6,8 +6,8 @@
 
 mod reference;
 
-use reference::composed::{COMPOSED, split_gates};
-use reference::{Golden, ROW, Row, Tensor};
+use reference::composed::COMPOSED;
+use reference::{Golden, ROW, Row, Tensor, language, packing};
 use selscan_dsl::eval;
 
 /// For results in f64, of every file that was written for f32 and f64.
@@ -57,8 +57,8 @@ const CONV: Row = Row {
         ("new_conv_state", "window"),
     ],
     axes: &[("w-1", "W"), ("s", "W")],
-    prepare: reference::composed::window,
-    finish: reference::composed::unwindow,
+    prepare: packing::window,
+    finish: packing::unwindow,
     ..ROW
 };
 const DPLR: Row = Row {
@@ -75,7 +75,7 @@ const DPLR: Row = Row {
 };
 const MAMBA3: Row = Row {
     axes: &[("hq", "G"), ("s", "N")],
-    prepare: reference::composed::as_pairs,
+    prepare: packing::as_pairs,
     ..ROW
 };
 
@@ -133,12 +133,12 @@ static ROWS: &[Row] = &[
         g.flags["bilinear"] = (g.flags["disc"] == "bilinear").into();
     }, axes: &[("2p", "P")], ..S5 },
     Row { model: "dense_lti_complex", files: &["s4-dplr-legs", "s4-dplr-legs-odd", "s4-dplr-legs-state"],
-        prepare: reference::composed::both_halves, elsewhere: &["K", "K_step", "C_tilde", "Abar", "Bbar"], ..DPLR },
+        prepare: packing::both_halves, elsewhere: &["K", "K_step", "C_tilde", "Abar", "Bbar"], ..DPLR },
     Row { model: "dense_lti_complex", files: &["s4-dplr-legs", "s4-dplr-legs-odd", "s4-dplr-legs-state"],
-        prepare: |g| { reference::composed::both_halves(g); impulse(g); }, elsewhere: &["out", "next_state", "C_tilde", "Abar", "Bbar"], ..DPLR },
+        prepare: |g| { packing::both_halves(g); impulse(g); }, elsewhere: &["out", "next_state", "C_tilde", "Abar", "Bbar"], ..DPLR },
     Row { model: "dense_lti", files: &["s4-dplr-legs", "s4-dplr-legs-odd", "s4-dplr-legs-state"],
-        prepare: reference::composed::as_real_system, elsewhere: &["K", "K_step", "C_tilde", "Abar", "Bbar"], ..DPLR },
-    Row { model: "h3", files: &["h3-layer"], prepare: reference::composed::project, finish: reference::composed::unproject,
+        prepare: packing::as_real_system, elsewhere: &["K", "K_step", "C_tilde", "Abar", "Bbar"], ..DPLR },
+    Row { model: "h3", files: &["h3-layer"], prepare: packing::project, finish: packing::unproject,
         names: &[("ssm_k_D", "shift_d"), ("diag_C", "c"), ("diag_B", "b")], axes: &[("dm", "H"), ("n2", "M")],
         elsewhere: &["shift_kernel", "diag_kernel"], ..ROW },
     Row { model: "shift_ssm", files: &["h3-layer"], prepare: |g| {
@@ -147,7 +147,7 @@ static ROWS: &[Row] = &[
     }, names: &[("shift_B", "b"), ("shift_C", "c"), ("shift_kernel", "out")], axes: &[("dm", "H"), ("n2", "N"), ("lk", "L")],
         elsewhere: &["out", "diag_kernel"], ..ROW },
     Row { model: "s4d_bilinear", files: &["h3-layer"], prepare: |g| {
-        reference::composed::diagonal(g);
+        packing::diagonal(g);
         g.inputs.retain(|name, _| ["u", "diag_C", "diag_B", "dt", "a"].contains(&name.as_str()));
         impulse(g);
     }, names: &[("diag_B", "b"), ("diag_C", "c"), ("diag_kernel", "out")], axes: &[("dm", "H"), ("lk", "L")],
@@ -166,9 +166,9 @@ static ROWS: &[Row] = &[
     Row { model: "gated_delta_rule", files: &["fla-gated_delta_rule"], ..FLA },
     Row { model: "gdn2", files: &["fla-gdn2"], ..FLA },
     Row { model: "kda", files: &["fla-kda"], axes: &[("t", "L"), ("hv", "J")], ..FLA },
-    Row { model: "gru", files: &["gru-basic"], prepare: |g| split_gates(g, &["r", "z", "n"]),
+    Row { model: "gru", files: &["gru-basic"], prepare: |g| packing::split_gates(g, &["r", "z", "n"]),
         names: &[("h0", "h"), ("h_n", "h")], axes: &[("t", "L"), ("gh", "H"), ("h2", "H2")], ..ROW },
-    Row { model: "lstm", files: &["lstm-basic"], prepare: |g| split_gates(g, &["i", "f", "g", "o"]),
+    Row { model: "lstm", files: &["lstm-basic"], prepare: |g| packing::split_gates(g, &["i", "f", "g", "o"]),
         names: &[("h0", "h"), ("h_n", "h"), ("c0", "c"), ("c_n", "c")], axes: &[("t", "L"), ("gh", "H"), ("h2", "H2")], ..ROW },
 ];
 
@@ -238,9 +238,20 @@ fn what_is_more_than_one_call() {
 }
 
 #[test]
+fn language_models_prompted_and_step_by_step() {
+    for name in language::MODELS {
+        language::compare(name);
+    }
+}
+
+#[test]
 fn every_file_and_every_model_is_there() {
     for entry in std::fs::read_dir(reference::folder()).unwrap() {
         let path = entry.unwrap().path();
+        if path.is_dir() {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(language::MODELS.contains(&name), "{name} is not compared");
+        }
         if path.extension().is_some_and(|e| e == "safetensors") {
             let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
             let in_rows = ROWS.iter().any(|row| row.files.contains(&name.as_str()));

@@ -1,11 +1,14 @@
 //! The reference data of tests/golden: reading a file, and fitting its tensors to a kernel's declarations.
 
 pub mod composed;
+pub mod language;
+pub mod packing;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use selscan_dsl::{Array, AxisId, InputKind, Inputs, Outputs, Recurrence};
 use selscan_models::Model;
@@ -105,6 +108,31 @@ impl Tensor {
     }
 }
 
+/// The tensors of a file by name, complex ones with a last axis of 2.
+pub fn tensors(path: &str) -> BTreeMap<String, Array> {
+    let bytes = std::fs::read(folder().join(path)).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.iter()
+        .map(|(name, view)| (name.to_owned(), decode(&view)))
+        .collect()
+}
+
+fn decode(view: &TensorView) -> Array {
+    let number = |b: &[u8]| match view.dtype() {
+        Dtype::F32 => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
+        Dtype::F64 => f64::from_le_bytes(b.try_into().unwrap()),
+        Dtype::I32 => f64::from(i32::from_le_bytes(b.try_into().unwrap())),
+        Dtype::I64 => i64::from_le_bytes(b.try_into().unwrap()) as f64,
+        other => panic!("tensors of type {other:?} are not expected"),
+    };
+    let data = view
+        .data()
+        .chunks(view.dtype().bitsize() / 8)
+        .map(number)
+        .collect();
+    Array::real(view.shape(), data)
+}
+
 /// A file: the inputs that the reference was given and the outputs of its run in f64.
 #[derive(Clone, Debug)]
 pub struct Golden {
@@ -122,18 +150,9 @@ impl Golden {
         let header = header.metadata().clone().unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensor = |stored: &str, name: &str| {
-            let view = file.tensor(stored).unwrap();
-            let size = view.dtype().bitsize() / 8;
-            let number = |b: &[u8]| match view.dtype() {
-                Dtype::F32 => f64::from(f32::from_le_bytes(b.try_into().unwrap())),
-                Dtype::F64 => f64::from_le_bytes(b.try_into().unwrap()),
-                Dtype::I32 => f64::from(i32::from_le_bytes(b.try_into().unwrap())),
-                Dtype::I64 => i64::from_le_bytes(b.try_into().unwrap()) as f64,
-                other => panic!("{stored} is of type {other:?}"),
-            };
-            let data = view.data().chunks(size).map(number).collect();
+            let array = decode(&file.tensor(stored).unwrap());
             let axes = &header[&format!("axes.{name}")];
-            let mut tensor = Tensor::real(axes, view.shape(), data);
+            let mut tensor = Tensor::real(axes, &array.shape, array.data);
             if tensor.axes.last().is_some_and(|a| a == "ri") {
                 tensor.axes.pop();
                 tensor.array.shape.pop();

@@ -208,23 +208,29 @@ impl Code {
 /// Copies what `read` touches at time `t`.
 fn gather(out: &mut Value, from: &Value, read: &Read, t: usize, part: Part) {
     let base = read.base(t);
-    for (p, &at) in read.at.iter().enumerate() {
-        if part == Part::Im {
-            let im = C64::new(from.at(base + at).im, 0.0);
-            out.put(p, im, from.bound(base + at));
-        } else {
-            out.copy(p, from, base + at);
+    let copy = |to: &mut [f64], from: &[f64]| {
+        for (x, at) in to.iter_mut().zip(&read.at) {
+            *x = from[base + at];
         }
-    }
+    };
+    copy(
+        &mut out.re,
+        if part == Part::Im { &from.im } else { &from.re },
+    );
+    copy(&mut out.im, &from.im);
+    copy(&mut out.m, &from.m);
 }
 
 fn real_op(op: Op, xs: &[(NodeId, Gather)], values: &[Value], out: &mut Value) {
     let info = op.info();
-    let mut operands = [0.0; 3];
+    // Operands that an operation does not have repeat its last one, unread.
+    let operand = |i: usize| {
+        let (id, at) = &xs[i.min(xs.len() - 1)];
+        (values[id.0 as usize].re.as_slice(), at)
+    };
+    let [a, b, c] = [0, 1, 2].map(operand);
     for p in 0..out.re.len() {
-        for (x, (id, at)) in operands.iter_mut().zip(xs) {
-            *x = values[id.0 as usize].re[at.at(p)];
-        }
+        let operands = [a.0[a.1.at(p)], b.0[b.1.at(p)], c.0[c.1.at(p)]];
         let operands = &operands[..xs.len()];
         out.re[p] = (info.real)(operands);
         if !out.m.is_empty() {
