@@ -156,7 +156,7 @@ impl<'a> Call<'a> {
         }
         let extents = bind_extents(specialized, shapes).map_err(|source| Error::Shape {
             kernel: r.name.clone(),
-            source,
+            source: Box::new(source),
         })?;
         for (decl, shape) in lasts {
             same(r, "last state", &decl.name, &decl.axes, &extents, shape)?;
@@ -268,8 +268,7 @@ fn missing_tensor(
         what,
         name: name.to_owned(),
         ty: format!("{ty}<{}>", axis_names(r, axes)),
-        add: format!(".{what}(\"{name}\", …)"),
-        to: "arguments",
+        remedy: format!("add `.{what}(\"{name}\", …)` to the arguments"),
     }
 }
 

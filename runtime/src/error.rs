@@ -20,14 +20,13 @@ pub enum Error {
         known: Vec<String>,
     },
     /// An argument that was not passed.
-    #[error("kernel `{kernel}` needs its {what} `{name}: {ty}`; add `{add}` to the {to}")]
+    #[error("kernel `{kernel}` needs its {what} `{name}: {ty}`; {remedy}")]
     Missing {
         kernel: String,
         what: &'static str,
         name: String,
         ty: String,
-        add: String,
-        to: &'static str,
+        remedy: String,
     },
     /// An argument that was passed more than once.
     #[error("the {what} `{name}` was passed twice; pass it once")]
@@ -76,7 +75,7 @@ pub enum Error {
     #[error("kernel `{kernel}`: {source}")]
     Shape {
         kernel: String,
-        source: selscan_dsl::shape::ShapeError,
+        source: Box<selscan_dsl::ShapeError>,
     },
     /// An output, last state or boundary tensor whose shape is not what the inputs make it.
     #[error(

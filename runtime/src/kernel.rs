@@ -33,12 +33,15 @@ pub struct Kernel {
     forced: Option<Vec<Schedule>>,
 }
 
+/// What was made, by what it was made from.
+type Memo<K, V> = Mutex<HashMap<K, Arc<V>>>;
+
 struct Shared {
     cpu: Cpu,
     recurrence: Recurrence,
     /// By what is given and whether sequences are packed.
-    prepared: Mutex<HashMap<(Vec<bool>, bool), Arc<Prepared>>>,
-    compiled: Mutex<HashMap<(Spec, Extents, Option<Vec<Schedule>>), Arc<Compiled>>>,
+    prepared: Memo<(Vec<bool>, bool), Prepared>,
+    compiled: Memo<(Spec, Extents, Option<Vec<Schedule>>), Compiled>,
     /// What the tuner found, also where the store can't keep it.
     tuned: Mutex<HashMap<Key, Record>>,
 }
@@ -160,8 +163,7 @@ impl Kernel {
                     what: "axis",
                     name: name.to_owned(),
                     ty: "usize".to_owned(),
-                    add: format!("(\"{name}\", …)"),
-                    to: "extents",
+                    remedy: format!("add `(\"{name}\", …)` to the extents"),
                 })
         };
         let all: Result<Vec<usize>, Error> = (0..r.axes.len() as u8).map(extent).collect();
@@ -207,8 +209,10 @@ impl Kernel {
                 what: "state",
                 name: state.name.clone(),
                 ty: format!("State<{}>", crate::call::axis_names(r, &state.axes)),
-                add: format!(".state_in_place(\"{}\", …)", state.name),
-                to: "arguments",
+                remedy: format!(
+                    "add `.state_in_place(\"{}\", …)` to the arguments",
+                    state.name
+                ),
             });
         }
         for output in &r.outputs {

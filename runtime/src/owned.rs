@@ -230,7 +230,7 @@ impl Kernel {
         let extents = bind_extents(&prepared.specialized, shapes);
         let extents = extents.map_err(|source| Error::Shape {
             kernel: r.name.clone(),
-            source,
+            source: Box::new(source),
         })?;
         Ok((spec, extents))
     }

@@ -9,7 +9,9 @@ use common::{
     BOTH_WAYS, COMPLEX, CONVOLUTION, MAMBA, RNN, Random, check, cpu, inputs, recurrence, run,
 };
 use selscan_dsl::{Array, Inputs, eval};
-use selscan_runtime::{Args, Cpu, CpuOptions, Dtype, Feature, OwnedArgs, Spec, Store, Tensor};
+use selscan_runtime::{
+    Args, Cpu, CpuOptions, Dtype, Feature, OwnedArgs, Spec, Store, Tensor, TensorMut, TensorRef,
+};
 
 /// Random shapes, options, types and threads, every output poisoned before the run.
 #[test]
@@ -81,6 +83,39 @@ fn features_left_out() {
                 dtype,
                 &format!("without {feature:?}"),
             );
+        }
+    }
+}
+
+/// Slices need the alignment of their elements and no more, with and without the instructions that ask for more.
+#[test]
+fn slices_that_no_vector_is_aligned_to() {
+    const SHAPE: [usize; 3] = [1, 5, 12];
+    let text = "
+        #[ssm_kernel]
+        fn sums(x: Tensor<B, L, D>, w: Tensor<B, L, D>, h: State<B, D>) -> Tensor<B, L, D> { h = h + x * w; h }";
+    for without in [vec![], vec![Feature::Avx], vec![Feature::Sse41]] {
+        let options = CpuOptions {
+            threads: Some(1),
+            without,
+            store: Some(Store::none()),
+        };
+        let kernel = Cpu::with_options(options).unwrap().kernel(recurrence(text));
+        for offset in 0..4 {
+            let (x, mut out) = (vec![1f32; 64], vec![-1f32; 64]);
+            let x = TensorRef::new(&x[offset..offset + 60], &SHAPE).unwrap();
+            let y = TensorMut::new(&mut out[offset..offset + 60], &SHAPE).unwrap();
+            let args = Args::new().input("x", x.clone()).input("w", x);
+            kernel.launch(args.output("out", y)).unwrap();
+            for (i, &y) in out.iter().enumerate() {
+                let inside = (offset..offset + 60).contains(&i);
+                let wanted = if inside {
+                    ((i - offset) / 12 + 1) as f32
+                } else {
+                    -1.0
+                };
+                assert_eq!(y, wanted, "{offset} {i}");
+            }
         }
     }
 }

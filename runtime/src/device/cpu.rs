@@ -194,19 +194,17 @@ fn with_scratch<R>(bytes: usize, f: impl FnOnce(*mut u8) -> R) -> Result<R, Erro
     Ok(result)
 }
 
-/// Runs `f`; a panic in it is [`Error::Panicked`].
-pub(super) fn contained<R>(kernel: &str, f: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+/// Runs `f`; a panic in it becomes an error, made of the panic's message.
+pub(super) fn contained<R>(
+    panicked: impl FnOnce(String) -> Error,
+    f: impl FnOnce() -> Result<R, Error>,
+) -> Result<R, Error> {
     let text = |payload: &(dyn Any + Send)| {
         let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
         text.or_else(|| payload.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned())
     };
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| {
-        Err(Error::Panicked {
-            kernel: kernel.to_owned(),
-            why: text(&*payload),
-        })
-    })
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|payload| Err(panicked(text(&*payload))))
 }
 
 #[cfg(test)]
@@ -243,7 +241,11 @@ mod tests {
     #[test]
     fn a_panic_on_a_thread_is_an_error_and_the_threads_go_on() {
         let cpu = Cpu::with_threads(2).unwrap();
-        let error = contained("scan", || {
+        let panicked = |why| Error::Panicked {
+            kernel: "scan".to_owned(),
+            why,
+        };
+        let error = contained(panicked, || {
             cpu.spread(100, 0, true, |first, _, _| {
                 assert!(first < 50, "item {first} is bad");
             })

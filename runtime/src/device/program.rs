@@ -88,7 +88,11 @@ impl Cpu {
     /// # Errors
     /// [`Error::Jit`] on a bug of the compiler.
     pub fn compile(&self, program: &Program) -> Result<CpuProgram, Error> {
-        contained(name(program), || self.compile_all(program))
+        let panicked = |why| Error::Jit {
+            proc: name(program).to_owned(),
+            why: format!("it panicked: {why}"),
+        };
+        contained(panicked, || self.compile_all(program))
     }
 
     fn compile_all(&self, program: &Program) -> Result<CpuProgram, Error> {
@@ -114,10 +118,9 @@ impl Cpu {
                 let bytes = compiled.code_buffer().to_vec();
                 let id = module
                     .declare_anonymous_function(&context.func.signature)
-                    .and_then(|id| {
-                        module.define_function_bytes(id, align, &bytes, &[])?;
-                        Ok(id)
-                    })
+                    .map_err(|e| bug(proc, &e))?;
+                module
+                    .define_function_bytes(id, align, &bytes, &[])
                     .map_err(|e| bug(proc, &e))?;
                 made.push(id);
             }
@@ -230,7 +233,11 @@ impl CpuProgram {
         let prepared = procs
             .map(|(proc, &entry)| Launch::new(proc, entry, &bindings, &extents))
             .collect::<Result<Vec<_>, _>>()?;
-        contained(name(&self.program), || {
+        let panicked = |why| Error::Panicked {
+            kernel: name(&self.program).to_owned(),
+            why,
+        };
+        contained(panicked, || {
             prepared
                 .iter()
                 .try_for_each(|launch| launch.run(&self.cpu, &extents))
