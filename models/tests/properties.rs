@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use selscan_dsl::scan::prepare;
 use selscan_dsl::{Array, Inputs, Outputs, Recurrence, eval, eval_with_bound};
 use selscan_models::{CATALOGUE, Model};
 
@@ -159,5 +160,54 @@ fn nothing_optional_is_needed() {
             "{}",
             model.name
         );
+    }
+}
+
+/// Specialised, with boundaries, in single directions, complex numbers split and simplified: still the same model.
+#[test]
+fn prepared_scans_mean_the_same() {
+    for (i, model) in CATALOGUE.iter().enumerate() {
+        let r = model.recurrence().unwrap();
+        let extents = Model::extents(&r, model.small);
+        let (rows, len) = (extents.get(r.batch_axis().unwrap()), extents.get(r.time));
+        let row: Vec<f64> = (0..len).map(|t| f64::from(u8::from(t > len / 2))).collect();
+        let seq_idx = Array::real(&[rows, len], row.repeat(rows));
+        for (all, packed) in [(true, false), (false, true), (true, true)] {
+            let given = |_: &str| all;
+            let mut inputs = model.sample(&r, &extents, &given, i as u64);
+            let mut tensors = inputs.tensors.clone();
+            if packed {
+                inputs = inputs.with_seq_idx(seq_idx.clone());
+                tensors.extend(r.specialize(&given).boundary_inputs(&seq_idx));
+            }
+            let wanted = eval(&r, &inputs).unwrap();
+            let mut last = Outputs::default();
+            for scan in prepare(&r, &given, packed) {
+                let mut part = Inputs::new();
+                for decl in &scan.recurrence.inputs {
+                    part = part.with(&decl.name, tensors[&decl.name].clone());
+                }
+                let found =
+                    eval(&scan.recurrence, &part).unwrap_or_else(|e| panic!("{}: {e}", model.name));
+                tensors.extend(found.tensors.clone());
+                last.last.extend(found.last);
+                last.tensors = found.tensors;
+            }
+            for (name, x) in &wanted.tensors {
+                near(&last.tensors[name], x, model.name);
+            }
+            for (name, x) in &wanted.last {
+                near(&last.last[name], x, model.name);
+            }
+        }
+    }
+}
+
+/// Rewriting changes the rounding: relative to the largest value.
+fn near(x: &Array, y: &Array, what: &str) {
+    assert_eq!((&x.shape, x.complex), (&y.shape, y.complex), "{what}");
+    let most = y.max_abs().max(1.0);
+    for (x, y) in x.data.iter().zip(&y.data) {
+        assert!((x - y).abs() <= 1e-11 * most, "{what}: {x} {y}");
     }
 }
