@@ -1,0 +1,17 @@
+use selscan::prelude::*;
+
+#[ssm_kernel]
+fn scan(
+    u: Tensor<B, L, D>,
+    a: Tensor<D, N>,
+    c: Tensor<B, L, N>,
+    h: State<B, D, N>,
+) -> Tensor<B, L, D> {
+    h = exp(a) * h + u;
+    u = sum::<N>(c * h);
+    u
+}
+
+fn main() {
+    let _ = Scan::TEXT;
+}
