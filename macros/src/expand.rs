@@ -29,7 +29,8 @@ pub fn expand(attr: TokenStream, item: TokenStream) -> TokenStream {
     if again.is_none_or(|again| again.as_ref() != Ok(&recurrence)) {
         let bug = SpannedDiagnostic {
             loc: kernel.name.loc,
-            message: "this kernel means something else when it is printed and parsed again".to_owned(),
+            message: "this kernel means something else when it is printed and parsed again"
+                .to_owned(),
             help: "this is a bug in selscan, please report it with the kernel's text".to_owned(),
         };
         return with_stub(&[bug], item);
@@ -74,7 +75,13 @@ impl Interface {
     }
 
     /// A struct of arguments that borrow for `'a`, of documented fields.
-    fn record(&self, name: &Ident, doc: &str, derives: TokenStream, fields: &[TokenStream]) -> TokenStream {
+    fn record(
+        &self,
+        name: &Ident,
+        doc: &str,
+        derives: TokenStream,
+        fields: &[TokenStream],
+    ) -> TokenStream {
         let vis = &self.vis;
         quote! {
             #[doc = #doc]
@@ -86,7 +93,9 @@ impl Interface {
 
     /// The type that holds the compiled kernel.
     fn kernel(&self) -> TokenStream {
-        let Interface { attrs, vis, time, .. } = self;
+        let Interface {
+            attrs, vis, time, ..
+        } = self;
         let [name, args, states] = ["", "Args", "States"].map(|suffix| self.type_name(suffix));
         let text = self.text.as_deref().unwrap_or_default();
         let documented = attrs.iter().any(|attr| attr.path().is_ident("doc"));
@@ -101,7 +110,9 @@ impl Interface {
             let recurrence = ::core::clone::Clone::clone(Self::recurrence());
             ::core::result::Result::Ok(#name { kernel: ::selscan::Cpu::kernel(cpu, recurrence) })
         });
-        let launch = self.body(quote!(self.kernel.launch(::core::convert::Into::into(args))));
+        let launch = self.body(quote!(
+            self.kernel.launch(::core::convert::Into::into(args))
+        ));
         let fields = self.states.iter().map(|s| &s.name);
         let texts = self.states.iter().map(Field::text);
         let step = self.body(quote! {
@@ -175,7 +186,8 @@ impl Interface {
     fn args(&self) -> TokenStream {
         let vis = &self.vis;
         let [args, options] = ["Args", "Options"].map(|suffix| self.type_name(suffix));
-        let (optional, required): (Vec<&Field>, Vec<&Field>) = self.inputs.iter().partition(|i| i.optional);
+        let (optional, required): (Vec<&Field>, Vec<&Field>) =
+            self.inputs.iter().partition(|i| i.optional);
         let mut fields: Vec<TokenStream> = Vec::new();
         for Field { name, shape, .. } in &required {
             let doc = format!("`{name}`: {shape}.");
@@ -247,9 +259,16 @@ impl Interface {
             fields.push(quote!(#[doc = #doc] #vis #name: #ty));
         };
         let tensor = quote!(::core::option::Option<::selscan::TensorRef<'a>>);
-        for Field { name, shape, flag, .. } in self.inputs.iter().filter(|i| i.optional) {
+        for Field {
+            name, shape, flag, ..
+        } in self.inputs.iter().filter(|i| i.optional)
+        {
             if *flag {
-                field(name, &format!("`{name}`: whether the flag is given."), quote!(::core::primitive::bool));
+                field(
+                    name,
+                    &format!("`{name}`: whether the flag is given."),
+                    quote!(::core::primitive::bool),
+                );
             } else {
                 field(name, &format!("`{name}`: {shape}."), tensor.clone());
             }
@@ -287,7 +306,136 @@ impl Interface {
         };
         let fields: Vec<TokenStream> = self.states.iter().map(field).collect();
         let doc = format!("The states of [`{}::step`].", self.type_name(""));
-        let record = self.record(&self.type_name("States"), &doc, quote!(::core::fmt::Debug), &fields);
+        let record = self.record(
+            &self.type_name("States"),
+            &doc,
+            quote!(::core::fmt::Debug),
+            &fields,
+        );
         (!fields.is_empty()).then_some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use quote::format_ident;
+
+    /// The structs of an expansion by name, each with its fields; and how many errors it reports.
+    fn items(attr: &str, item: &str) -> (Vec<(String, Vec<String>)>, usize) {
+        let tokens = expand(attr.parse().unwrap(), item.parse().unwrap());
+        let file: syn::File = syn::parse2(tokens).unwrap();
+        let (mut structs, mut errors) = (Vec::new(), 0);
+        for item in file.items {
+            match item {
+                syn::Item::Struct(item) => {
+                    let names = item
+                        .fields
+                        .iter()
+                        .map(|f| f.ident.as_ref().unwrap().to_string());
+                    structs.push((item.ident.to_string(), names.collect()));
+                }
+                syn::Item::Macro(_) => errors += 1,
+                _ => {}
+            }
+        }
+        (structs, errors)
+    }
+
+    fn fields<'s>(structs: &'s [(String, Vec<String>)], name: &str) -> Vec<&'s str> {
+        let found = structs
+            .iter()
+            .find(|(n, _)| n == name)
+            .unwrap_or_else(|| panic!("no {name}"));
+        found.1.iter().map(String::as_str).collect()
+    }
+
+    const KERNEL: &str = "fn short_gate(u: Tensor<B, L, D>, r#type: Tensor<D>, z: Option<Tensor<B, L, D>>, half: Flag,
+        h: State<B, D>) -> (Tensor<B, L, D>, Tensor<B, L, D>) {
+        h = given(half, 0.5, 0.9) * h + delay(u, 1) * r#type;
+        (given(z, h * silu(z), h), u)
+    }";
+
+    #[test]
+    fn every_argument_is_a_field() {
+        let (structs, errors) = items("", KERNEL);
+        assert_eq!(errors, 0);
+        assert_eq!(fields(&structs, "ShortGate"), ["kernel"]);
+        assert_eq!(
+            fields(&structs, "ShortGateArgs"),
+            ["u", "r#type", "out0", "out1", "options"]
+        );
+        let states = ["u_delay1", "h"]
+            .map(|s| [format!("initial_{s}"), format!("last_{s}")])
+            .concat();
+        let mut options = vec!["z", "half"];
+        options.extend(states.iter().map(String::as_str));
+        options.push("boundaries");
+        assert_eq!(fields(&structs, "ShortGateOptions"), options);
+        assert_eq!(fields(&structs, "ShortGateStates"), ["u_delay1", "h"]);
+    }
+
+    /// Behind a mistake stand the same items, as far as the signature tells.
+    #[test]
+    fn a_mistake_leaves_the_items() {
+        let wrong = KERNEL.replace("delay(u, 1)", "dealy(u, 1)");
+        let (structs, errors) = items("", &wrong);
+        assert_eq!(errors, 1);
+        assert_eq!(
+            fields(&structs, "ShortGateArgs"),
+            ["u", "r#type", "out0", "out1", "options"]
+        );
+        assert_eq!(
+            fields(&structs, "ShortGateOptions"),
+            ["z", "half", "initial_h", "last_h", "boundaries"]
+        );
+        assert_eq!(fields(&structs, "ShortGateStates"), ["h"]);
+    }
+
+    #[test]
+    fn a_parameter_must_not_be_called_as_another_field_is() {
+        let kernel = |name: &str, ty: &str| {
+            format!(
+                "fn k({name}: {ty}<Tensor<B, L>>, u: Tensor<B, L>, h: State<B>) -> Tensor<B, L> {{ h = h + u + {name}; h }}"
+            )
+        };
+        for (name, ty, errors) in [
+            ("last_h", "Option", 1),
+            ("initial_h", "Option", 1),
+            ("boundaries", "Option", 1),
+            ("last_x", "Option", 0),
+        ] {
+            assert_eq!(items("", &kernel(name, ty)).1, errors, "{name}");
+        }
+        for (name, errors) in [("out", 1), ("options", 1), ("last_h", 0)] {
+            let text = kernel(name, "").replace("<Tensor<B, L>>", "Tensor<B, L>");
+            assert_eq!(items("", &text).1, errors, "{name}");
+        }
+    }
+
+    #[test]
+    fn types_are_named_after_the_function() {
+        let mut interface = Interface::guessed(KERNEL.parse().unwrap()).unwrap();
+        for (function, ty) in [
+            ("selective_scan", "SelectiveScanArgs"),
+            ("s4d", "S4dArgs"),
+            ("_private_scan2", "PrivateScan2Args"),
+            ("Scan", "ScanArgs"),
+            ("__", "__Args"),
+        ] {
+            interface.function = format_ident!("{function}");
+            assert_eq!(interface.type_name("Args"), ty);
+        }
+        interface.function = Ident::new_raw("move", proc_macro2::Span::call_site());
+        assert_eq!(interface.type_name(""), "Move");
+    }
+
+    #[test]
+    fn what_is_no_function_stays() {
+        let (structs, errors) = items("", "struct Scan { u: f32 }");
+        assert_eq!((fields(&structs, "Scan"), errors), (vec!["u"], 1));
+        let (structs, errors) = items("", "fn scan(&self, u: Tensor<B, L>) -> Tensor<B, L> { u }");
+        assert_eq!((structs.len(), errors), (0, 1));
     }
 }

@@ -8,7 +8,9 @@ use selscan_dsl::syntax::Kernel;
 use selscan_dsl::{AxisId, InputKind, Recurrence, SpannedDiagnostic};
 use syn::ext::IdentExt as _;
 use syn::parse::{Parse, ParseStream, Parser as _};
-use syn::{Attribute, FnArg, GenericArgument, ItemFn, Pat, PathArguments, ReturnType, Type, Visibility};
+use syn::{
+    Attribute, FnArg, GenericArgument, ItemFn, Pat, PathArguments, ReturnType, Type, Visibility,
+};
 
 /// A tensor, state or flag.
 pub struct Field {
@@ -107,7 +109,12 @@ impl Interface {
         };
         let inputs = r.inputs.iter().map(|i| {
             let flag = i.kind == InputKind::Flag;
-            field(&i.name, shape(r, &i.axes, i.complex), flag, i.optional || flag)
+            field(
+                &i.name,
+                shape(r, &i.axes, i.complex),
+                flag,
+                i.optional || flag,
+            )
         });
         let states = r.states.iter();
         let outputs = r.outputs.iter().map(|o| Field {
@@ -149,8 +156,12 @@ impl Interface {
         };
         for param in item.sig.inputs {
             // A method stands where the items that a kernel becomes may not.
-            let FnArg::Typed(param) = param else { return None };
-            let Pat::Ident(pat) = *param.pat else { continue };
+            let FnArg::Typed(param) = param else {
+                return None;
+            };
+            let Pat::Ident(pat) = *param.pat else {
+                continue;
+            };
             let (kind, optional) = kind(&param.ty);
             let field = Field {
                 name: pat.ident,
@@ -184,7 +195,9 @@ impl Interface {
             flag: false,
             optional: false,
         }));
-        guess.inputs.retain(|i| guess.outputs.iter().all(|o| o.name != i.name));
+        guess
+            .inputs
+            .retain(|i| guess.outputs.iter().all(|o| o.name != i.name));
         Some(guess)
     }
 
@@ -196,9 +209,10 @@ impl Interface {
                 let output = self.outputs.iter().any(|o| o.name == name);
                 return (output || name == "options").then_some("Args");
             }
-            let state = self.states.iter().any(|s| {
-                s.prefixed("initial") == name || s.prefixed("last") == name
-            });
+            let state = self
+                .states
+                .iter()
+                .any(|s| s.prefixed("initial") == name || s.prefixed("last") == name);
             (state || name == "boundaries").then_some("Options")
         };
         let clash = |input: &Field| {
