@@ -21,7 +21,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let recurrence = Recurrence::parse(TEXT)?;
     let wave = |shape: &[usize], speed: f64| {
         let count = shape.iter().product();
-        Array::real(shape, (0..count).map(|i| (i as f64 * speed).sin()).collect())
+        Array::real(
+            shape,
+            (0..count).map(|i| (i as f64 * speed).sin()).collect(),
+        )
     };
     let inputs = Inputs::new()
         .with("u", wave(&[1, 1000, 8], 0.7))
@@ -32,8 +35,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let kernel = Cpu::new()?.kernel(recurrence);
     let results = kernel.run(&OwnedArgs::from_inputs(&inputs, Dtype::F64)?)?;
     let meaning = eval(kernel.recurrence(), &inputs)?;
-    let (y, y64) = (results.outputs["out"].to_f64(), &meaning.tensors["out"].data);
-    let worst = y.iter().zip(y64).map(|(y, y64)| (y - y64).abs()).fold(0.0, f64::max);
-    println!("{} numbers, off by at most {worst:.1e} from their meaning", y.len());
+    let (y, y64) = (
+        results.outputs["out"].to_f64(),
+        &meaning.tensors["out"].data,
+    );
+    let worst = y
+        .iter()
+        .zip(y64)
+        .map(|(y, y64)| (y - y64).abs())
+        .fold(0.0, f64::max);
+    println!(
+        "{} numbers, off by at most {worst:.1e} from their meaning",
+        y.len()
+    );
     Ok(())
 }

@@ -6,6 +6,7 @@ use selscan::prelude::*;
 
 /// Mamba's selective scan (Gu & Dao 2023, Algorithm 2).
 #[ssm_kernel]
+#[rustfmt::skip]
 fn selective_scan(
     u: Tensor<B, L, D>, delta: Tensor<B, L, D>, a: Tensor<D, N>, b: Tensor<B, L, N>, c: Tensor<B, L, N>,
     d: Tensor<D>, z: Tensor<B, L, D>, delta_bias: Tensor<D>,
@@ -21,7 +22,9 @@ fn selective_scan(
 fn numbers(least: f64, greatest: f64, shape: &[usize]) -> Result<Tensor, Error> {
     let golden = |i: usize| (i as f64 * 0.618_033_988_749_895).fract();
     let count = shape.iter().product();
-    let data: Vec<f64> = (0..count).map(|i| least + (greatest - least) * golden(i)).collect();
+    let data: Vec<f64> = (0..count)
+        .map(|i| least + (greatest - least) * golden(i))
+        .collect();
     Tensor::from_f64(Dtype::F32, shape, &data)
 }
 
@@ -53,13 +56,23 @@ fn main() -> Result<(), Error> {
     })?;
 
     let mut inputs = Inputs::new();
-    let named = [("u", &u), ("delta", &delta), ("a", &a), ("b", &b), ("c", &c), ("d", &d), ("z", &z)];
+    let named = [
+        ("u", &u),
+        ("delta", &delta),
+        ("a", &a),
+        ("b", &b),
+        ("c", &c),
+        ("d", &d),
+        ("z", &z),
+    ];
     for (name, tensor) in named.into_iter().chain([("delta_bias", &delta_bias)]) {
         inputs = inputs.with(name, Array::real(tensor.shape(), tensor.to_f64()));
     }
     let (meaning, magnitude) = eval_with_bound(SelectiveScan::recurrence(), &inputs)?;
     let meaning = y.to_f64().into_iter().zip(&meaning.tensors["out"].data);
-    let errors = meaning.zip(&magnitude.tensors["out"].data).map(|((y, y64), m)| (y - y64).abs() / m);
+    let errors = meaning
+        .zip(&magnitude.tensors["out"].data)
+        .map(|((y, y64), m)| (y - y64).abs() / m);
     let worst = errors.fold(0.0, f64::max) / Dtype::F32.epsilon();
     println!(
         "selective_scan of {steps} steps, {channels} channels, {states} states on {}: off by at most {worst:.2} eps·m \

@@ -90,8 +90,8 @@ pub use selscan_dsl::{
 };
 pub use selscan_macros::ssm_kernel;
 pub use selscan_runtime::{
-    Args, Cpu, CpuOptions, Element, Error, Kernel, OwnedArgs, OwnedResults, Spec, Tensor, TensorMut,
-    TensorRef, Tuner,
+    Args, Cpu, CpuOptions, Element, Error, Kernel, OwnedArgs, OwnedResults, Spec, Tensor,
+    TensorMut, TensorRef, Tuner,
 };
 
 /// What a program that writes and runs kernels uses: `use selscan::prelude::*;`.

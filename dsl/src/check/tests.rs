@@ -76,6 +76,17 @@ fn the_body_of_these_tests_is_right() {
     Recurrence::parse(&text).unwrap_or_else(|e| panic!("{text}\n{e}"));
 }
 
+/// rustfmt writes `Tensor<>` as `Tensor`.
+#[test]
+fn a_scalar_needs_no_brackets() {
+    let text = "fn f(x: Tensor<L>, k: Tensor<>, o: Option<Complex<>>, s: State<>) -> Tensor<L> { s = k * s + x + re(o); s }";
+    assert_eq!(
+        Recurrence::parse(&text.replace("<>", "")),
+        Recurrence::parse(text)
+    );
+    assert!(Recurrence::parse(text).is_ok());
+}
+
 #[test]
 #[rustfmt::skip]
 fn signatures() {
@@ -92,7 +103,7 @@ fn signatures() {
         ("fn f(x: ⟦Tensr⟧<L>)", &["unknown type `Tensr`"]),
         ("fn f(x: ⟦f32⟧)", &["unknown type `f32`"]),
         ("fn f(x: ⟦impl⟧ Copy)", &["expected a type, found `impl`"]),
-        ("fn f(x: ⟦Tensor⟧)", &["`Tensor` has no axes"]),
+        ("fn ⟦f⟧(x: Tensor)", &["no input has the time axis `L`"]),
         ("fn f(x: Tensor<L, ⟦3⟧>)", &["expected the name of an axis, found `3`"]),
         ("fn f(x: Tensor<L, Vec⟦<⟧f32>>)", &["expected `,` or `>` after an axis, found `<`"]),
         ("fn f(x: Tensor<L, ⟦'⟧a>)", &["expected the name of an axis, found `'`"]),

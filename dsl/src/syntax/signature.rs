@@ -146,20 +146,14 @@ impl Parser<'_> {
             ));
         };
         let kind = *kind;
-        if kind == TypeKind::Flag {
+        // A scalar may stand without brackets: rustfmt takes those of `Tensor<>` away.
+        if kind == TypeKind::Flag || !input.peek(Token![<]) {
             return Ok(Type {
                 kind,
                 axes: Vec::new(),
-                optional: true,
+                optional: kind == TypeKind::Flag,
                 loc: name.loc,
             });
-        }
-        if !input.peek(Token![<]) {
-            return Err(self.fail(
-                name.loc,
-                format!("`{name}` has no axes"),
-                format!("write them in order of memory, `{name}<B, L, D>`; a scalar is `{name}<>`"),
-            ));
         }
         any_token(input);
         let ahead = input.fork();
