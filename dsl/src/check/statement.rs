@@ -134,6 +134,10 @@ impl Checker<'_> {
         let axes: AxisSet = decl.axes.iter().copied().collect();
         let complex = decl.complex;
         let extra = self.r.graph.axes(value).without(self.r.time).minus(axes);
+        if !extra.is_empty() && self.wrong_axes.contains(self.r.time) {
+            // The axis that is one too many is likely the time axis that was meant.
+            return;
+        }
         if !extra.is_empty() {
             let (has, extra) = (self.show(axes), self.show(extra));
             let has = if has.is_empty() {

@@ -121,6 +121,7 @@ fn signatures() {
     wrong("⟦struct⟧ S;", &["expected a function, found `struct`"]);
     wrong("fn ⟦f⟧(x: Tensor<B>) -> Tensor<B, L> { x }", &["no input has the time axis `L`"]);
     wrong("#[ssm_kernel(time = ⟦T⟧)] fn f(x: Tensor<B, L>) -> Tensor<B, T> { x }", &["no input has the time axis `T`"]);
+    wrong("fn ⟦f⟧(x: Tensor<B, T>, h: State<B>) -> Tensor<B, T> { h = h + x; h }", &["no input has the time axis `L`"]);
     wrong("fn f(x: Tensor<L>⟦)⟧ { x }", &["the type of the output is missing"]);
     wrong("fn f(x: Tensor<L>) -> ⟦()⟧ { x }", &["a kernel has at least one output"]);
     wrong("fn f(x: Tensor<L>) -> ⟦f32⟧ { x }", &["unknown type `f32`"]);
