@@ -51,6 +51,35 @@ pub fn normalise(r: &Recurrence, through_shared: bool) -> Recurrence {
     out
 }
 
+/// Divides once by what several values are divided by: x / y and z / y become x · (1/y) and z · (1/y).
+#[must_use]
+pub fn share_reciprocals(r: &Recurrence) -> Recurrence {
+    let mut divided = vec![0u32; r.graph.len()];
+    for id in r.graph.reachable(&r.roots()) {
+        if let Node::Op(Op::Div, xs) = r.graph.node(id) {
+            divided[xs[1].0 as usize] += 1;
+        }
+    }
+    // A rebuild goes through the same nodes in the same order.
+    let mut order = r.graph.reachable(&r.roots()).into_iter();
+    r.rebuild(|graph, node| {
+        let shared = order
+            .next()
+            .is_some_and(|id| match r.graph.node(id).operands()[..] {
+                [_, y] => divided[y.0 as usize] > 1,
+                _ => false,
+            });
+        match &node {
+            Node::Op(Op::Div, xs) if shared && graph.as_constant(xs[0]).is_none() => {
+                let one = graph.constant(1.0);
+                let reciprocal = graph.op(Op::Div, &[one, xs[1]]);
+                graph.op(Op::Mul, &[xs[0], reciprocal])
+            }
+            _ => graph.add(node),
+        }
+    })
+}
+
 /// A value taken apart; the nodes are those of the new graph.
 #[derive(Clone, Debug)]
 enum Value {
@@ -135,10 +164,20 @@ impl NormalForm<'_> {
         let value = self.values[id.0 as usize].as_ref()?;
         let shared = self.uses[id.0 as usize] > 1;
         let allowed = match value {
-            Value::Product(_, factors) => !shared || self.through_shared || factors.len() <= 1,
+            Value::Product(_, factors) if factors.len() <= 1 => true,
+            // x · (1/y) stays together: it is of moderate size where another factor's product with x need not be.
+            Value::Product(_, factors) if factors.iter().any(|&x| self.is_reciprocal(x)) => false,
+            Value::Product(..) => !shared || self.through_shared,
             Value::Sum(..) => !shared,
         };
         allowed.then(|| value.clone())
+    }
+
+    fn is_reciprocal(&self, node: NodeId) -> bool {
+        match self.graph.node(node) {
+            Node::Op(Op::Div, xs) => self.graph.as_constant(xs[0]).is_some(),
+            _ => false,
+        }
     }
 
     /// A value as factors.

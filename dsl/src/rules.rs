@@ -11,8 +11,9 @@
 //! * No commutativity and no associativity: products and sums have a normal form ([`crate::normal`]).
 //! * Not rules, though true on paper: exp(log(x)) → x (false for x < 0), exp(x) → 1 + x·phi1(x) (cancels),
 //!   log(1 + exp(x)) → softplus(x) (torch's softplus is the identity above 20), tanh(x) → 2·sigmoid(2x) − 1
-//!   (loses small x), 1/(1 + exp(−x)) → sigmoid(x) (costs as much), and a·x + a·y → a·(x + y) (lengthens the
-//!   chain from one state to the next).
+//!   (loses small x), 1/(1 + exp(−x)) → sigmoid(x) (costs as much), (x/y)/z → x/(y·z) (y·z may underflow; a
+//!   complex quotient is scaled so that nothing does), and a·x + a·y → a·(x + y) (lengthens the chain from one
+//!   state to the next).
 
 use std::sync::{LazyLock, OnceLock};
 
@@ -58,8 +59,6 @@ negation     neg-constant  -x * c                             -> x * -c         
 division     reciprocal    x / y                              -> x * (1 / y)
 division     quotient      x * (1 / y)                        -> x / y
 division     quotient-l    (1 / y) * x                        -> x / y
-division     div-div       (x / y) / z                        -> x / (y * z)
-division     div-quotient  x / (y / z)                        -> (x * z) / y
 division     rsqrt         1 / sqrt(x)                        -> rsqrt(x)
 division     recip-rsqrt   1 / rsqrt(x)                       -> sqrt(x)
 

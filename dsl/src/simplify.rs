@@ -12,7 +12,7 @@ use egg::SearchMatches;
 use crate::egraph::{self, Term, Terms};
 use crate::expr::{Graph, Node, NodeId};
 use crate::extract::{cost, extract};
-use crate::normal::normalise;
+use crate::normal::{normalise, share_reciprocals};
 use crate::recurrence::Recurrence;
 use crate::rules;
 
@@ -40,13 +40,18 @@ pub fn simplify(r: &Recurrence) -> Recurrence {
     best.rebuild(Graph::add)
 }
 
-/// The cheapest of the recurrence itself and its two normal forms; a normal form, if they cost the same.
+/// The cheapest of the recurrence itself and its two normal forms, with shared reciprocals
+/// where they cost less; the first normal form, if they cost the same.
 fn normal_form(r: &Recurrence) -> Recurrence {
     let mut best = normalise(r, true);
     for other in [normalise(r, false), r.clone()] {
         if cost(&other) < cost(&best) {
             best = other;
         }
+    }
+    let shared = share_reciprocals(&best);
+    if cost(&shared) < cost(&best) {
+        best = shared;
     }
     best
 }
