@@ -9,8 +9,11 @@ use selscan_models::{model, s4d};
 use super::packing::{linear, with_conjugates};
 use super::{Golden, Tensor, error};
 
+/// A file and what is asked of it.
+pub type Test = (&'static str, fn(&Golden));
+
 /// Files and their tests.
-pub static COMPOSED: &[(&str, fn(&Golden))] = &[
+pub static COMPOSED: &[Test] = &[
     ("hippo-transition", hippo_matrices),
     ("hippo-nplr-legs", hippo_normal_form),
     ("s4d-lin-zoh", |g| s4d_start(g, &s4d::lin(4))),
