@@ -11,6 +11,7 @@ mod run;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use selscan_runtime::{Cpu, Feature};
 
 fn cases() -> u32 {
     std::env::var("SELSCAN_ORACLE_CASES")
@@ -29,9 +30,15 @@ fn every_path_computes_the_recurrence() {
     };
     let mut runner = TestRunner::new(config);
     let counts = std::cell::RefCell::new(run::Counts::default());
+    // One thread and two, and a machine without FMA.
+    let cpus = [
+        Cpu::with_threads(1).unwrap(),
+        Cpu::with_threads(2).unwrap(),
+        Cpu::without(&[Feature::Fma, Feature::Avx]).unwrap(),
+    ];
     let tape = prop::collection::vec(any::<u8>(), 0..160);
     let result = runner.run(&(tape, any::<u64>()), |(tape, seed)| {
-        run::check(&tape, seed, &mut counts.borrow_mut()).map_err(TestCaseError::fail)
+        run::check(&tape, seed, &cpus, &mut counts.borrow_mut()).map_err(TestCaseError::fail)
     });
     let counts = counts.into_inner();
     println!("oracle: {counts}");

@@ -11,6 +11,8 @@ use selscan_dsl::{
     eval_with_bound, prepare,
 };
 
+use selscan_runtime::{Args, Cpu, Kernel, Tensor};
+
 use crate::generate::{Case, Tape, generate};
 
 /// The K of the tolerance rule: elementary functions of up to 4 ulp, sums in another order, a running first-order bound.
@@ -112,7 +114,8 @@ fn storage(rec: &Recurrence, case: &Case, extents: &Extents, random: &mut Random
         },
         ..Options::default()
     };
-    let mixed = random.below(3) == 2;
+    // A launch computes in f64 where a tensor is stored in f64.
+    let mixed = options.compute == Ty::F32 && random.below(3) == 2;
     let mut dtype = |options: &mut Options, random: &mut Random, name: &str| {
         let dtype = if mixed {
             random.pick(&[Dtype::F32, Dtype::Bf16, Dtype::F16])
@@ -196,7 +199,7 @@ fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule>
 }
 
 /// Checks the case of a tape; the error says which path was wrong where.
-pub fn check(tape: &[u8], seed: u64, counts: &mut Counts) -> Result<(), String> {
+pub fn check(tape: &[u8], seed: u64, cpus: &[Cpu], counts: &mut Counts) -> Result<(), String> {
     let case = generate(&mut Tape::new(tape));
     let rec = Recurrence::parse(&case.text).map_err(|e| format!("{}\n{e}", case.text))?;
     let mut random = Random(seed);
@@ -240,6 +243,15 @@ pub fn check(tape: &[u8], seed: u64, counts: &mut Counts) -> Result<(), String> 
         let verdict = found.and_then(|found| compare(&rec, &options, &wanted, &bound, &found));
         if let Err(why) = verdict {
             return fail("interp", why);
+        }
+        counts.jitted += 1;
+        let kernel = cpus[random.below(cpus.len())]
+            .kernel(rec.clone())
+            .with_schedule(schedule);
+        let found = launch(&kernel, &rec, &extents, &options, &inputs);
+        let verdict = found.and_then(|found| compare(&rec, &options, &wanted, &bound, &found));
+        if let Err(why) = verdict {
+            return fail("JIT", why);
         }
     }
     Ok(())
@@ -364,6 +376,95 @@ fn interpret(
             };
             out.last.insert(decl.name.clone(), array);
         }
+    }
+    Ok(out)
+}
+
+/// The whole path of a user: owned tensors, arguments by name, a launch; outputs are poisoned before.
+fn launch(
+    kernel: &Kernel,
+    rec: &Recurrence,
+    extents: &Extents,
+    options: &Options,
+    inputs: &Inputs,
+) -> Result<Outputs, String> {
+    let text = |e: selscan_runtime::Error| e.to_string();
+    let shape = |axes: &[selscan_dsl::AxisId], complex: bool| {
+        let mut shape = extents.shape(axes);
+        shape.extend(complex.then_some(2));
+        shape
+    };
+    let poisoned = |name: &str, axes: &[selscan_dsl::AxisId], complex: bool| {
+        let mut tensor = Tensor::zeros(options.dtype(name), &shape(axes, complex)).map_err(text)?;
+        tensor.fill(f64::NAN);
+        Ok::<_, String>((name.to_owned(), tensor))
+    };
+    let filled = |name: &str, axes: &[selscan_dsl::AxisId], complex: bool, array: &Array| {
+        let tensor = Tensor::from_f64(options.dtype(name), &shape(axes, complex), &array.data)
+            .map_err(text)?;
+        Ok::<_, String>((name.to_owned(), tensor))
+    };
+    let given = rec
+        .inputs
+        .iter()
+        .filter_map(|i| Some((i, inputs.tensors.get(&i.name)?)));
+    let given: Vec<_> = given
+        .map(|(i, array)| filled(&i.name, &i.axes, i.complex, array))
+        .collect::<Result<_, _>>()?;
+    let initial = rec
+        .states
+        .iter()
+        .filter_map(|s| Some((s, inputs.initial.get(&s.name)?)));
+    let initial: Vec<_> = initial
+        .map(|(s, array)| filled(&s.name, &s.axes, s.complex, array))
+        .collect::<Result<_, _>>()?;
+    let mut last: Vec<_> = rec
+        .states
+        .iter()
+        .map(|s| poisoned(&s.name, &s.axes, s.complex))
+        .collect::<Result<_, _>>()?;
+    let mut outputs: Vec<_> = rec
+        .outputs
+        .iter()
+        .map(|o| poisoned(&o.name, &o.axes, o.complex))
+        .collect::<Result<_, _>>()?;
+    let seq_idx: Option<(Vec<i32>, Vec<usize>)> = inputs
+        .seq_idx
+        .as_ref()
+        .map(|a| (a.data.iter().map(|&x| x as i32).collect(), a.shape.clone()));
+    let mut args = Args::new();
+    for (name, tensor) in &given {
+        args = args.input(name, tensor);
+    }
+    for (name, tensor) in &initial {
+        args = args.initial(name, tensor);
+    }
+    for (name, tensor) in &mut last {
+        args = args.last(name, tensor);
+    }
+    for (name, tensor) in &mut outputs {
+        args = args.output(name, tensor);
+    }
+    if let Some((values, shape)) = &seq_idx {
+        args = args.boundaries(values, shape);
+    }
+    kernel.launch(args).map_err(text)?;
+    let array = |complex: bool, axes: &[selscan_dsl::AxisId], tensor: &Tensor| {
+        let (shape, values) = (extents.shape(axes), tensor.to_f64());
+        if complex {
+            Array::complex(&shape, values)
+        } else {
+            Array::real(&shape, values)
+        }
+    };
+    let mut out = Outputs::default();
+    for (decl, (name, tensor)) in rec.outputs.iter().zip(&outputs) {
+        out.tensors
+            .insert(name.clone(), array(decl.complex, &decl.axes, tensor));
+    }
+    for (decl, (name, tensor)) in rec.states.iter().zip(&last) {
+        out.last
+            .insert(name.clone(), array(decl.complex, &decl.axes, tensor));
     }
     Ok(out)
 }
