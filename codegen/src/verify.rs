@@ -296,8 +296,14 @@ impl Verifier<'_> {
                 match kind {
                     LoopKind::Core => return Err(Fault::InnerCore(self.name(*var))),
                     LoopKind::Serial => {
-                        let before = self.set.clone();
+                        let mut before = self.set.clone();
                         self.stmts(body)?;
+                        // Lane loops take registers away: a turn has only what the turn before left.
+                        while !before.is_subset(&self.set) {
+                            before.retain(|r| self.set.contains(r));
+                            self.set = before.clone();
+                            self.stmts(body)?;
+                        }
                         // A loop that surely has a turn assigns what its body assigns.
                         if !matches!((lo, hi), (Ix::Const(a), Ix::Const(b)) if a < b) {
                             self.set = before;

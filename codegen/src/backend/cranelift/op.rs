@@ -38,7 +38,14 @@ impl Emitter<'_> {
                 values
             });
         }
-        let count = parts(to, width);
+        // A comparison's mask has the width of what is compared; its register may have that of another comparison.
+        let compares = self.proc.ty(reg) == Ty::Bool && self.proc.ty(args[0]) != Ty::Bool;
+        let found = if compares {
+            self.vector_of(args[0]).as_int()
+        } else {
+            to
+        };
+        let count = parts(found, width);
         match op {
             LoopOp::Convert | LoopOp::FromInt => {
                 let from = columns.swap_remove(0);
@@ -47,9 +54,14 @@ impl Emitter<'_> {
             _ => {
                 let each = (0..count).map(|i| {
                     let part: Vec<Value> = columns.iter().map(|c| c[i]).collect();
-                    self.apply(op, &part, to)
+                    self.apply(op, &part, found)
                 });
-                Ok(Val::Vector(each.collect::<Result<_, _>>()?))
+                let values = each.collect::<Result<_, _>>()?;
+                Ok(Val::Vector(if compares {
+                    self.mask_as(values, to, width)
+                } else {
+                    values
+                }))
             }
         }
     }
