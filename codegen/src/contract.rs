@@ -143,3 +143,84 @@ fn product(out: &[Stmt], reg: Reg, counts: &[(u32, u32)]) -> Option<(usize, (Reg
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Ty;
+    use crate::loop_ir::{Ix, LoopKind};
+    use crate::sample::{empty, for_};
+
+    const ADD: LoopOp = LoopOp::Math(Op::Add);
+    const SUB: LoopOp = LoopOp::Math(Op::Sub);
+    const MUL: LoopOp = LoopOp::Math(Op::Mul);
+
+    /// The statements after contraction of `r = op(args)`, …, on registers 0 to 7.
+    fn contracted(body: &[(u32, LoopOp, &[u32])]) -> Vec<String> {
+        let mut p = empty(Ix::Const(1));
+        p.regs = vec![Ty::F32; 8];
+        let item = p.var("item");
+        let set = |(to, op, args): &(u32, LoopOp, &[u32])| {
+            Stmt::Set(
+                Reg(*to),
+                Rhs::Op(*op, args.iter().map(|a| Reg(*a)).collect()),
+            )
+        };
+        let body = body.iter().map(set).collect();
+        p.body = vec![for_(item, LoopKind::Core, 0, 1, body)];
+        let text = contract(&p).to_string();
+        let stmts = text.lines().filter(|l| l.contains(" = "));
+        stmts.map(|l| l.trim().replace(": f32", "")).collect()
+    }
+
+    #[test]
+    fn a_product_used_by_one_sum_is_fused() {
+        assert_eq!(
+            contracted(&[(3, MUL, &[0, 1]), (4, ADD, &[3, 2])]),
+            ["r4 = fma(r0, r1, r2)"]
+        );
+        assert_eq!(
+            contracted(&[(3, MUL, &[0, 1]), (4, ADD, &[2, 3])]),
+            ["r4 = fma(r0, r1, r2)"]
+        );
+        let minus = contracted(&[(3, MUL, &[0, 1]), (4, SUB, &[2, 3])]);
+        assert_eq!(minus, ["r8 = neg(r0)", "r4 = fma(r8, r1, r2)"]);
+        let minus = contracted(&[(3, MUL, &[0, 1]), (4, SUB, &[3, 2])]);
+        assert_eq!(minus, ["r8 = neg(r2)", "r4 = fma(r0, r1, r8)"]);
+    }
+
+    /// What is assigned anew comes first: it is computed in its place.
+    #[test]
+    fn a_carried_register_is_the_first_factor() {
+        let carried = contracted(&[(3, MUL, &[0, 1]), (1, ADD, &[3, 2])]);
+        assert_eq!(carried, ["r1 = fma(r1, r0, r2)"]);
+    }
+
+    #[test]
+    fn a_product_that_is_needed_stays() {
+        let twice = [(3, MUL, &[0, 1][..]), (4, ADD, &[3, 2]), (5, ADD, &[3, 4])];
+        assert_eq!(contracted(&twice).len(), 3);
+        let square = [(3, MUL, &[0, 1][..]), (4, ADD, &[3, 3])];
+        assert_eq!(contracted(&square).len(), 2);
+    }
+
+    #[test]
+    fn a_product_does_not_move_past_its_factors() {
+        let changed = [(3, MUL, &[0, 1][..]), (0, ADD, &[1, 2]), (4, ADD, &[3, 2])];
+        assert!(contracted(&changed)[0].contains("mul"));
+        let assigned_twice = [(3, MUL, &[0, 1][..]), (3, MUL, &[1, 1]), (4, ADD, &[3, 2])];
+        assert_eq!(contracted(&assigned_twice).len(), 3);
+    }
+
+    #[test]
+    fn a_product_outside_of_the_loop_stays() {
+        let mut p = empty(Ix::Const(1));
+        p.regs = vec![Ty::F32; 4];
+        let (item, t) = (p.var("item"), p.var("t"));
+        let product = Stmt::Set(Reg(2), Rhs::Op(MUL, vec![Reg(0), Reg(1)]));
+        let sum = Stmt::Set(Reg(3), Rhs::Op(ADD, vec![Reg(3), Reg(2)]));
+        let body = vec![product, for_(t, LoopKind::Serial, 0, 9, vec![sum])];
+        p.body = vec![for_(item, LoopKind::Core, 0, 1, body)];
+        assert_eq!(contract(&p), p);
+    }
+}

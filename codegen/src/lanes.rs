@@ -90,3 +90,30 @@ fn exposed(body: &[Stmt], set: &mut BTreeSet<Reg>, reads: &mut BTreeSet<Reg>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use selscan_dsl::Op;
+
+    use super::*;
+    use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp};
+    use crate::sample::for_;
+
+    /// A register that becomes different through a loop is different from the loop's start on.
+    #[test]
+    fn what_varies_spreads_around_loops() {
+        let (lane, t) = (Var(0), Var(1));
+        let (h, x, y, k) = (Reg(0), Reg(1), Reg(2), Reg(3));
+        let add = |a, b| Rhs::Op(LoopOp::Math(Op::Add), vec![a, b]);
+        let turn = vec![Stmt::Set(y, add(h, k)), Stmt::Set(h, add(h, x))];
+        let body = vec![
+            Stmt::Set(k, Rhs::Load(Buf(0), Ix::Const(1))),
+            Stmt::Set(x, Rhs::Load(Buf(0), lane.into())),
+            for_(t, LoopKind::Serial, 0, 9, turn),
+        ];
+        let lanes = Lanes::of(lane, &body);
+        assert_eq!(lanes.assigned, BTreeSet::from([h, x, y, k]));
+        assert_eq!(lanes.varying, BTreeSet::from([h, x, y]));
+        assert_eq!(lanes.live_in, BTreeSet::from([h]));
+    }
+}

@@ -186,5 +186,4 @@ const FIXED: MemFlagsData = MemFlagsData::new()
     .with_can_move();
 
 #[cfg(test)]
-#[path = "cranelift/tests.rs"]
 mod tests;

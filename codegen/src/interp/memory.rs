@@ -65,7 +65,7 @@ fn half_bits(dtype: Dtype, value: f64) -> u16 {
     let mut odd = near;
     if f64::from(near) != value && !value.is_nan() {
         let beyond = f64::from(near).abs() > value.abs();
-        odd = f32::from_bits(near.to_bits() - u32::from(beyond) | 1);
+        odd = f32::from_bits((near.to_bits() - u32::from(beyond)) | 1);
     }
     match dtype {
         Dtype::F16 => half::f16::from_f32(odd).to_bits(),
