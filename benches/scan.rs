@@ -223,7 +223,9 @@ fn summary() {
         9,
         &mut [
             &mut || baseline::selective_scan(&p, &mut y1),
-            &mut || drop(vectorised::selective_scan(&p, &mut y2)),
+            &mut || {
+                vectorised::selective_scan(&p, &mut y2);
+            },
             &mut || one.launch(args.args(&mut out_one)).unwrap(),
             &mut || all.launch(args.args(&mut out_all)).unwrap(),
         ],

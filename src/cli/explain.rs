@@ -33,7 +33,7 @@ pub fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
 fn whole(job: &Job, scans: &[Scan], plans: &[Plan], stage: Stage) -> Result<String, Failure> {
     let programs = || plans.iter().map(lower);
     let cpu = job.kernel.cpu();
-    let join = |texts: Result<Vec<String>, selscan_runtime::Error>| Ok(texts?.join("\n"));
+    let join = |texts: Result<Vec<String>, Failure>| Ok(texts?.join("\n"));
     match stage {
         Stage::Recurrence => Ok(job.source.recurrence.to_string()),
         Stage::Scan => {
@@ -51,8 +51,16 @@ fn whole(job: &Job, scans: &[Scan], plans: &[Plan], stage: Stage) -> Result<Stri
             .map(|p| p.to_string())
             .collect::<Vec<_>>()
             .join("\n")),
-        Stage::Clif => join(programs().map(|p| cpu.clif(&p)).collect()),
-        Stage::Asm => join(programs().map(|p| cpu.asm(&p)).collect()),
+        Stage::Clif => join(
+            programs()
+                .map(|p| cpu.clif(&p).map_err(Failure::from))
+                .collect(),
+        ),
+        Stage::Asm => join(
+            programs()
+                .map(|p| cpu.asm(&p).map_err(Failure::from))
+                .collect(),
+        ),
     }
 }
 

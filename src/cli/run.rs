@@ -160,13 +160,13 @@ fn meaning(job: &Job, out: &mut Story) -> Result<OwnedResults, Failure> {
     let tensor = |x: &Array| {
         let mut shape = x.shape.clone();
         shape.extend(x.complex.then_some(2));
-        Tensor::from_f64(dtype, &shape, &x.data)
+        Tensor::from_f64(dtype, &shape, &x.data).map_err(Failure::from)
     };
     let tensors = |arrays: &BTreeMap<String, Array>| {
         arrays
             .iter()
             .map(|(name, x)| Ok((name.clone(), tensor(x)?)))
-            .collect::<Result<_, selscan_runtime::Error>>()
+            .collect::<Result<_, Failure>>()
     };
     Ok(OwnedResults {
         outputs: tensors(&outputs.tensors)?,
