@@ -25,7 +25,7 @@ pub struct Field {
 }
 
 impl Field {
-    /// Its name in a call's [`selscan::Args`].
+    /// Its name in a call's `selscan::Args`.
     pub fn text(&self) -> String {
         self.name.to_string()
     }

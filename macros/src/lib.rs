@@ -1,7 +1,7 @@
 //! `#[ssm_kernel]`: a recurrence as a function becomes a type that compiles and launches it.
 //!
 //! In: an attribute's arguments and a function in the syntax of `selscan_dsl`, checked by the same code as at run
-//! time. Out: the items of [`expand`], or `compile_error!` at the tokens of each mistake.
+//! time. Out: the kernel's type and the structs of its arguments, or `compile_error!` at the tokens of each mistake.
 #![forbid(unsafe_code)]
 
 mod expand;
