@@ -1,7 +1,7 @@
 //! Write a state-space recurrence once, as math; get a fused, tuned kernel.
 //!
 //! In: a recurrence at time t, as a function under [`macro@ssm_kernel`] or as text for [`Recurrence::parse`]. Out: a
-//! kernel on a [`Cpu`], compiled for the arguments that it is launched with, and its meaning in f64, [`eval`].
+//! kernel on a [`Cpu`], compiled for the arguments that it is launched with, and its meaning in f64, [`eval()`].
 //!
 //! ```
 //! use selscan::prelude::*;
