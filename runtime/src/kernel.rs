@@ -282,9 +282,10 @@ impl Kernel {
             if let Some(forced) = &self.forced {
                 return new(&forced[i.min(forced.len() - 1)]);
             }
-            let tuned = tuned.as_ref().map(|schedules| new(&schedules[i]));
-            if let Some(Ok(plan)) = tuned {
-                return Ok(plan);
+            match tuned.as_ref().map(|schedules| new(&schedules[i])) {
+                Some(Ok(plan)) => return Ok(plan),
+                Some(Err(why)) => tracing::warn!("the tuned schedule does not fit: {why}"),
+                None => {}
             }
             default_plan(scan, extents, &options, target)
         };
@@ -338,15 +339,24 @@ impl Kernel {
         let key = self.key(spec, extents);
         let known = lock(&self.shared.tuned).get(&key).cloned();
         let record = known.or_else(|| self.cpu().store().load(&key))?;
-        let schedules: Result<Vec<Schedule>, _> =
-            record.schedules.iter().map(|text| text.parse()).collect();
-        schedules.ok().filter(|s| s.len() == stages)
+        let schedules = record.schedules.iter().map(|text| text.parse());
+        match schedules.collect::<Result<Vec<Schedule>, _>>() {
+            Ok(schedules) if schedules.len() == stages => return Some(schedules),
+            Ok(found) => tracing::warn!(
+                "{} tuned schedules were stored for {stages} stages of {}; the default is used, tune again",
+                found.len(),
+                self.recurrence().name
+            ),
+            Err(why) => tracing::warn!("{why}; the default is used, tune again"),
+        }
+        None
     }
 
     /// Uses what the tuner found from now on.
     pub(crate) fn remember(&self, key: Key, record: Record) {
         lock(&self.shared.tuned).insert(key, record);
-        lock(&self.shared.compiled).retain(|(_, _, forced), _| forced.is_some());
+        // The code of what else was tried goes with it.
+        lock(&self.shared.compiled).clear();
     }
 }
 

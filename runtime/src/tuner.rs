@@ -185,6 +185,8 @@ impl Tuner<'_> {
 struct Check {
     args: OwnedArgs,
     steps: usize,
+    /// Of the arithmetic.
+    epsilon: f64,
     wanted: Outputs,
     bound: Outputs,
 }
@@ -232,6 +234,7 @@ impl Check {
         Ok(Check {
             args: part,
             steps: extents.get(r.time),
+            epsilon: spec.options(r).compute_dtype().epsilon(),
             wanted,
             bound,
         })
@@ -257,17 +260,7 @@ impl Check {
             .launch(self.args.args(&mut results))
             .map_err(|e| e.to_string())?;
         let epsilon = |tensor: Option<&Tensor>| {
-            let stored = tensor.map_or(f64::EPSILON, |t| t.dtype().epsilon());
-            stored.max(
-                if kernel
-                    .resolve(&self.args)
-                    .is_ok_and(|(s, _)| s.compute() == selscan_codegen::Ty::F64)
-                {
-                    f64::EPSILON
-                } else {
-                    f64::from(f32::EPSILON)
-                },
-            )
+            tensor.map_or(self.epsilon, |t| t.dtype().epsilon().max(self.epsilon))
         };
         let found = results.to_outputs(kernel.recurrence());
         let pairs = [
@@ -348,4 +341,30 @@ fn slice(kernel: &Kernel, plans: &[Plan], extents: &Extents) -> Extents {
         extent.min(most)
     };
     Extents(extents.0.iter().enumerate().map(shorter).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn wrong_numbers_do_not_pass() {
+        let eps = f64::from(f32::EPSILON);
+        let wanted = Array::real(&[3], vec![1.0, f64::INFINITY, -2.0]);
+        let bound = Array::real(&[3], vec![1.0, f64::INFINITY, 4.0]);
+        let near = Array::real(&[3], vec![1.0 + 30.0 * eps, 7.0, -2.0 - 120.0 * eps]);
+        compare("y", &wanted, Some(&bound), Some(&near), eps).unwrap();
+        for (i, x) in [
+            (0, 1.0 + 40.0 * eps),
+            (2, -2.0 + 130.0 * eps),
+            (2, f64::NAN),
+        ] {
+            let mut far = near.clone();
+            far.data[i] = x;
+            let why = compare("y", &wanted, Some(&bound), Some(&far), eps).unwrap_err();
+            assert!(why.starts_with(&format!("wrong: `y`[{i}] is ")), "{why}");
+        }
+        assert!(compare("y", &wanted, Some(&bound), None, eps).is_err());
+    }
 }
