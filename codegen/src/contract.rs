@@ -12,11 +12,25 @@ use crate::loop_ir::{LoopOp, Proc, Reg, Rhs, Stmt};
 #[must_use]
 pub fn contract(proc: &Proc) -> Proc {
     let mut result = proc.clone();
-    let mut counts = vec![(0u32, 0u32); proc.regs.len()];
-    count(&proc.body, &mut counts);
     let body = std::mem::take(&mut result.body);
-    result.body = block(&mut result, body, &counts);
+    let mut counts = vec![(0, 0); proc.regs.len()];
+    count(&body, &mut counts);
+    let mut contraction = Contraction {
+        proc: &mut result,
+        counts,
+        heights: vec![0; proc.regs.len()],
+    };
+    let body = contraction.block(body);
+    result.body = body;
     result
+}
+
+struct Contraction<'a> {
+    proc: &'a mut Proc,
+    /// (assignments, uses) of every register.
+    counts: Vec<(u32, u32)>,
+    /// How long after its operands' operands each register is known: the costs along the longest way to it.
+    heights: Vec<u32>,
 }
 
 /// (assignments, uses) of every register.
@@ -40,72 +54,85 @@ fn count(body: &[Stmt], counts: &mut [(u32, u32)]) {
     }
 }
 
-fn block(proc: &mut Proc, body: Vec<Stmt>, counts: &[(u32, u32)]) -> Vec<Stmt> {
-    let mut out: Vec<Stmt> = Vec::with_capacity(body.len());
-    for stmt in body {
-        match stmt {
-            Stmt::For {
-                var,
-                kind,
-                lo,
-                hi,
-                step,
-                body,
-            } => {
-                let body = block(proc, body, counts);
-                out.push(Stmt::For {
+impl Contraction<'_> {
+    fn block(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
+        let mut out: Vec<Stmt> = Vec::with_capacity(body.len());
+        for stmt in body {
+            match stmt {
+                Stmt::For {
                     var,
                     kind,
                     lo,
                     hi,
                     step,
                     body,
-                });
-            }
-            Stmt::If {
-                lhs,
-                rhs,
-                then,
-                els,
-            } => {
-                let then = block(proc, then, counts);
-                let els = block(proc, els, counts);
-                out.push(Stmt::If {
+                } => {
+                    let body = self.block(body);
+                    out.push(Stmt::For {
+                        var,
+                        kind,
+                        lo,
+                        hi,
+                        step,
+                        body,
+                    });
+                }
+                Stmt::If {
                     lhs,
                     rhs,
                     then,
                     els,
-                });
+                } => {
+                    let then = self.block(then);
+                    let els = self.block(els);
+                    out.push(Stmt::If {
+                        lhs,
+                        rhs,
+                        then,
+                        els,
+                    });
+                }
+                Stmt::Set(reg, Rhs::Op(LoopOp::Math(op @ (Op::Add | Op::Sub)), args)) => {
+                    self.sum(&mut out, reg, op, args);
+                }
+                Stmt::Set(reg, rhs) => self.set(&mut out, reg, rhs),
+                stmt => out.push(stmt),
             }
-            Stmt::Set(reg, Rhs::Op(LoopOp::Math(op @ (Op::Add | Op::Sub)), args)) => {
-                sum(proc, &mut out, reg, op, args, counts);
-            }
-            stmt => out.push(stmt),
         }
+        out
     }
-    out
-}
 
-/// Appends `reg = args[0] op args[1]`, fused with the product among its operands if there is one.
-fn sum(
-    proc: &mut Proc,
-    out: &mut Vec<Stmt>,
-    reg: Reg,
-    op: Op,
-    args: Vec<Reg>,
-    counts: &[(u32, u32)],
-) {
-    for side in [1, 0] {
-        let Some((at, factors)) = product(out, args[side], counts) else {
-            continue;
+    fn set(&mut self, out: &mut Vec<Stmt>, reg: Reg, rhs: Rhs) {
+        if let Rhs::Op(op, args) = &rhs {
+            let cost = match op {
+                LoopOp::Math(op) => op.info().cost,
+                _ => 1,
+            };
+            let operands = args.iter().map(|a| self.heights[a.0 as usize]).max();
+            self.heights[reg.0 as usize] = operands.unwrap_or(0) + cost;
+        }
+        out.push(Stmt::Set(reg, rhs));
+    }
+
+    fn negated(&mut self, out: &mut Vec<Stmt>, of: Reg) -> Reg {
+        let minus = self.proc.reg(self.proc.ty(of));
+        self.heights.push(0);
+        self.set(out, minus, Rhs::Op(LoopOp::Math(Op::Neg), vec![of]));
+        minus
+    }
+
+    /// Appends `reg = args[0] op args[1]`, fused with the product among its operands if there is one; of two, with
+    /// the one that is known later, which then waits for one operation less.
+    fn sum(&mut self, out: &mut Vec<Stmt>, reg: Reg, op: Op, args: Vec<Reg>) {
+        let found = [1, 0]
+            .into_iter()
+            .filter_map(|side| Some((side, product(out, args[side], &self.counts)?)))
+            .rev()
+            .max_by_key(|(side, _)| self.heights[args[*side].0 as usize]);
+        let Some((side, (at, factors))) = found else {
+            return self.set(out, reg, Rhs::Op(LoopOp::Math(op), args));
         };
         out.remove(at);
-        let ty = proc.ty(reg);
-        let mut negated = |out: &mut Vec<Stmt>, of: Reg| {
-            let minus = proc.reg(ty);
-            out.push(Stmt::Set(minus, Rhs::Op(LoopOp::Math(Op::Neg), vec![of])));
-            minus
-        };
         // A backend computes in the place of the first factor: that of the register that is assigned.
         let (mut a, b) = if factors.1 == reg {
             (factors.1, factors.0)
@@ -114,14 +141,12 @@ fn sum(
         };
         let mut c = args[1 - side];
         match (op, side) {
-            (Op::Sub, 1) => a = negated(out, a),
-            (Op::Sub, _) => c = negated(out, c),
+            (Op::Sub, 1) => a = self.negated(out, a),
+            (Op::Sub, _) => c = self.negated(out, c),
             _ => {}
         }
-        out.push(Stmt::Set(reg, Rhs::Op(LoopOp::Fma, vec![a, b, c])));
-        return;
+        self.set(out, reg, Rhs::Op(LoopOp::Fma, vec![a, b, c]));
     }
-    out.push(Stmt::Set(reg, Rhs::Op(LoopOp::Math(op), args)));
 }
 
 /// Where in `out` the product `reg` is formed, and its factors, if it may move to the end of `out`.
@@ -194,6 +219,21 @@ mod tests {
     fn a_carried_register_is_the_first_factor() {
         let carried = contracted(&[(3, MUL, &[0, 1]), (1, ADD, &[3, 2])]);
         assert_eq!(carried, ["r1 = fma(r1, r0, r2)"]);
+    }
+
+    /// Of two products the one that waits for exp2 is fused.
+    #[test]
+    fn the_later_product_is_fused() {
+        let exp2 = LoopOp::Math(Op::Exp2);
+        for sum in [[4, 5], [5, 4]] {
+            let body = [
+                (3, exp2, &[0][..]),
+                (4, MUL, &[3, 1]),
+                (5, MUL, &[1, 2]),
+                (6, ADD, &sum),
+            ];
+            assert_eq!(contracted(&body)[2], "r6 = fma(r3, r1, r5)");
+        }
     }
 
     #[test]

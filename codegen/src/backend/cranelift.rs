@@ -13,6 +13,8 @@ mod op;
 mod stmt;
 mod value;
 
+use std::rc::Rc;
+
 use cranelift_codegen::ir::immediates::Offset32;
 use cranelift_codegen::ir::{
     AbiParam, Function, InstBuilder, MemFlagsData, Signature, UserFuncName, Value, types,
@@ -127,7 +129,7 @@ struct Emitter<'a> {
     /// The CLIF variables of registers.
     registers: Registers,
     /// The Lane loop around the current statement.
-    lane: Option<Lane>,
+    lane: Option<Rc<Lane>>,
 }
 
 impl<'a> Emitter<'a> {

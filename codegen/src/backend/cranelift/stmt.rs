@@ -1,5 +1,7 @@
 //! Statements: loops, assignments, ifs.
 
+use std::rc::Rc;
+
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{InstBuilder, Value, types};
 use cranelift_frontend::Variable;
@@ -63,7 +65,7 @@ impl Emitter<'_> {
                 };
                 self.enter_lanes(&lane);
                 self.roots[var.0 as usize] = self.roots_of(lo);
-                self.lane = Some(lane);
+                self.lane = Some(Rc::new(lane));
                 let result = self.stmts(body);
                 self.lane = None;
                 result
