@@ -92,14 +92,7 @@ pub(crate) fn passes(
     };
     let summary_pass = Pass {
         name: format!("{}_summary", rec.name),
-        // Its inner axes stay inner, so that what all of them share is computed once.
-        structure: Structure::within(&summary, &|name| {
-            whole
-                .structure
-                .parallel
-                .iter()
-                .any(|&a| rec.axis_name(a) == name)
-        }),
+        structure: Structure::like(&summary, rec, &whole.structure),
         extents: by_name(&summary)?,
         schedule: whole.schedule,
         chunk: Some(chunk),

@@ -291,19 +291,22 @@ fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Ref
     for id in rec.graph.reachable(&rec.roots()) {
         if let Node::Input { index, .. } = rec.graph.node(id) {
             for i in index {
-                if let AxisIndex::Group { of, groups } = i
-                    && Some(*of) == structure.lane
-                    && let (Ix::Const(n), Ix::Const(g)) = (
-                        &pass.extents[of.0 as usize],
-                        &pass.extents[groups.0 as usize],
-                    )
-                    && *g > 0
-                    && (n / g) % width != 0
-                {
+                let AxisIndex::Group { of, groups } = i else {
+                    continue;
+                };
+                if Some(*of) != structure.lane || width == 1 {
+                    continue;
+                }
+                let (axis, of, groups) = (
+                    of,
+                    &pass.extents[of.0 as usize],
+                    &pass.extents[groups.0 as usize],
+                );
+                let whole = matches!((of, groups), (Ix::Const(n), Ix::Const(g)) if *g > 0 && (n / g) % width == 0);
+                if !whole {
                     return Err(Refusal(format!(
-                        "groups of {} {} do not hold whole blocks of {width}; use fewer lanes or a smaller block",
-                        n / g,
-                        rec.axis_name(*of)
+                        "groups of {} do not hold whole blocks of {width}; use fewer lanes or a smaller block",
+                        rec.axis_name(*axis)
                     )));
                 }
             }

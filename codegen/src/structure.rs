@@ -39,16 +39,26 @@ impl Structure {
     /// Analyses a real, single-direction recurrence.
     #[must_use]
     pub fn of(rec: &Recurrence) -> Structure {
-        Structure::within(rec, &|_| true)
+        Structure::over(rec, |_| true, None)
     }
 
-    /// The same, where only axes whose names `may` allows count as parallel.
+    /// The structure of a recurrence derived from `model`: no more axes are parallel than there (so that what the
+    /// points of an inner axis share is computed once), and lanes run over the same axis.
     #[must_use]
-    pub fn within(rec: &Recurrence, may: &dyn Fn(&str) -> bool) -> Structure {
+    pub fn like(rec: &Recurrence, model: &Recurrence, structure: &Structure) -> Structure {
+        let same = |name: &str, axis: AxisId| model.axis_name(axis) == name;
+        let parallel = |name: &str| structure.parallel.iter().any(|&a| same(name, a));
+        Structure::over(rec, parallel, structure.lane.map(|a| model.axis_name(a)))
+    }
+
+    fn over(rec: &Recurrence, may: impl Fn(&str) -> bool, lane: Option<&str>) -> Structure {
         let live = rec.graph.reachable(&rec.roots());
         let mut parallel = parallel_axes(rec, &live);
         parallel.retain(|&axis| may(rec.axis_name(axis)));
-        let lane = lane_axis(rec, &live, &parallel);
+        let lane = match lane {
+            Some(name) => parallel.iter().copied().find(|&a| rec.axis_name(a) == name),
+            None => lane_axis(rec, &live, &parallel),
+        };
         let parallel_set: AxisSet = parallel.iter().copied().collect();
         let used = live.iter().fold(rec.state_axes(), |set, &id| {
             let reduced = match rec.graph.node(id) {
