@@ -161,7 +161,7 @@ impl Generator<'_, '_> {
 
 /// The case of a tape.
 pub fn generate(tape: &mut Tape<'_>) -> Case {
-    let extents_d = tape.pick(&[1, 3, 4, 5, 8, 9, 12, 17, 2]);
+    let extents_d: usize = tape.pick(&[1, 3, 4, 5, 8, 9, 12, 17, 2]);
     let steps = tape.pick(&[5, 1, 0, 2, 3, 7, 8, 9, 16, 17, 23]);
     let mut g = Generator {
         tape,
@@ -358,7 +358,7 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
     }
     let mut extents = BTreeMap::new();
     let mut put = |name: &str, n: usize| extents.insert(name.to_owned(), n);
-    let groups = if extents_d % 2 == 0 && extents_d > 2 {
+    let groups = if extents_d.is_multiple_of(2) && extents_d > 2 {
         extents_d / 2
     } else {
         1

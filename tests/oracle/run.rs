@@ -116,7 +116,7 @@ fn storage(rec: &Recurrence, case: &Case, extents: &Extents, random: &mut Random
     };
     // A launch computes in f64 where a tensor is stored in f64.
     let mixed = options.compute == Ty::F32 && random.below(3) == 2;
-    let mut dtype = |options: &mut Options, random: &mut Random, name: &str| {
+    let dtype = |options: &mut Options, random: &mut Random, name: &str| {
         let dtype = if mixed {
             random.pick(&[Dtype::F32, Dtype::Bf16, Dtype::F16])
         } else {
@@ -508,7 +508,8 @@ pub fn compare(
             // Rounding to the storage type comes on top of the arithmetic; tiny results may flush to 0.
             let tolerance =
                 K * compute.epsilon() * m + stored.epsilon() * y64.abs() + smallest(stored);
-            if !overflow && !((y - y64).abs() <= tolerance) {
+            let right = (y - y64).abs() <= tolerance;
+            if !overflow && !right {
                 return Err(format!(
                     "{name}[{i}] is {y}, wanted {y64} within {tolerance:e} (m = {m})"
                 ));

@@ -1,3 +1,4 @@
+//! The interpreter on procs written by hand: each operation, each error.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use selscan_dsl::{InputId, Op};

@@ -1,3 +1,4 @@
+//! Every legalised function against its meaning: dense samples and edges, in f32 and f64.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use selscan_dsl::InputId;

@@ -1,3 +1,4 @@
+//! Each rule of the grammar, broken once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use super::*;

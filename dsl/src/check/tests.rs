@@ -1,3 +1,4 @@
+//! Every mistake: a text with its place marked in, the message and the remedy out; each gives one diagnostic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::{Recurrence, parse_file};

@@ -31,6 +31,9 @@ impl Random {
     }
 }
 
+/// By buffer: the (offset, step) at which lanes touch it.
+type Touched = BTreeMap<u32, (i64, i64)>;
+
 struct Writer {
     random: Random,
     proc: Proc,
@@ -39,7 +42,7 @@ struct Writer {
     vars: Vec<(Var, i64)>,
     /// The Lane loop around, and the one (offset, step) at which its lanes touch each buffer that they write, so that
     /// no lane sees another's element.
-    lane: Option<(Var, BTreeMap<u32, (i64, i64)>)>,
+    lane: Option<(Var, Touched)>,
     /// How many serial loops are around the Lane loop, or here.
     serials: usize,
     /// Registers that are assigned here.
