@@ -32,14 +32,17 @@ use address::{Bound, Induction};
 use selscan_dsl::Op;
 use value::{Lane, Registers};
 
+/// Whether the instruction set has a feature, by Cranelift's name for it.
+fn has(isa: &dyn TargetIsa, feature: &str) -> bool {
+    isa.isa_flags()
+        .iter()
+        .any(|f| f.name == feature && f.as_bool() == Some(true))
+}
+
 /// The operations that Cranelift has for this instruction set.
 #[must_use]
 pub fn supports(isa: &dyn TargetIsa) -> Supports {
-    let flag = |name: &str| {
-        isa.isa_flags()
-            .iter()
-            .any(|f| f.name == name && f.as_bool() == Some(true))
-    };
+    let flag = |name: &str| has(isa, name);
     let x64 = isa.name() == "x64";
     let mut supports = Supports::base();
     supports.add(LoopOp::Math(Op::Sqrt));
@@ -79,6 +82,7 @@ pub fn emit(proc: &Proc, isa: &dyn TargetIsa) -> Result<Function, EmitError> {
     let mut context = FunctionBuilderContext::new();
     let builder = FunctionBuilder::new(&mut function, &mut context);
     let mut emitter = Emitter::new(&proc, builder);
+    emitter.folds_loads = isa.name() != "x64" || has(isa, "has_avx");
     emitter.entry();
     emitter.stmts(&proc.body)?;
     emitter.b.ins().return_(&[]);
@@ -130,6 +134,8 @@ struct Emitter<'a> {
     registers: Registers,
     /// The Lane loop around the current statement.
     lane: Option<Rc<Lane>>,
+    /// Whether a vector load may become an instruction's memory operand, aligned or not.
+    folds_loads: bool,
 }
 
 impl<'a> Emitter<'a> {
@@ -145,6 +151,7 @@ impl<'a> Emitter<'a> {
             loops: Vec::new(),
             registers: Registers::of(proc),
             lane: None,
+            folds_loads: true,
         }
     }
 

@@ -75,7 +75,14 @@ impl Emitter<'_> {
                 let offset = offset + (part * lanes) as i32 * bytes;
                 let full = width - part * lanes >= lanes;
                 match (element, full) {
-                    (Element::Whole(_), true) => self.b.ins().load(ty, flags, at, offset),
+                    (Element::Whole(own), true) => {
+                        // SSE's memory operands must be aligned, and Cranelift folds an unaligned load into cmpps
+                        // all the same; it does not look through a cast.
+                        let as_bits = vector_type(own.bits(), Ty::I32);
+                        let loaded = if self.folds_loads { ty } else { as_bits };
+                        let row = self.b.ins().load(loaded, flags, at, offset);
+                        self.cast(row, ty)
+                    }
                     (Element::Whole(_), false) => {
                         let half = self.b.ins().load(types::F64, flags, at, offset);
                         self.low_half(half, ty)
