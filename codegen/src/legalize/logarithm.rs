@@ -143,7 +143,7 @@ fn domain(code: &mut Code, x: Reg, result: Reg) -> Reg {
     code.select(finite, result, x)
 }
 
-/// ln x.
+/// ln x: 1 eps.
 pub(super) fn log(code: &mut Code, x: Reg) -> Reg {
     let p = parts(code, x);
     let (high, low) = (code.either(x, LN2_HIGH), code.either(x, LN2_LOW));
@@ -154,7 +154,7 @@ pub(super) fn log(code: &mut Code, x: Reg) -> Reg {
     domain(code, x, result)
 }
 
-/// log₂ x = e + ln m·log₂ e; e is 0 around 1, so nothing cancels.
+/// log₂ x = e + ln m·log₂ e; e is 0 around 1, so nothing cancels. 1.2 eps.
 pub(super) fn log2(code: &mut Code, x: Reg) -> Reg {
     let p = parts(code, x);
     let log2e = code.float(x, LOG2_E);
@@ -165,7 +165,7 @@ pub(super) fn log2(code: &mut Code, x: Reg) -> Reg {
 }
 
 /// max(x, 0) + ln(1 + y), y = e^−|x|, with ln(1 + y) = 2·artanh(s), s = y/(2 + y): for x far below 0 it is y to full
-/// relative accuracy. Above 20 it is x, as it is by definition.
+/// relative accuracy. Above 20 it is x, as it is by definition. 2 eps.
 pub(super) fn softplus(code: &mut Code, x: Reg) -> Reg {
     let magnitude = code.abs(x);
     let minus = code.neg(magnitude);

@@ -71,7 +71,7 @@ const LARGE_F64: [f64; 20] = [
     -6.282_682_489_711_989e-12,
 ];
 
-/// erf x.
+/// erf x: 1.4 eps.
 pub(super) fn erf(code: &mut Code, x: Reg) -> Reg {
     let double = code.ty(x) == Ty::F64;
     let (small, large): (&[f64], &[f64]) = if double {

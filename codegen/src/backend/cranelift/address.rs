@@ -131,9 +131,10 @@ impl Emitter<'_> {
         let (constant, mut rest) = sum.partition(<[Atom]>::is_empty);
         let constant = constant.constant().unwrap_or(0);
         let (mut groups, mut displacement) = (Vec::new(), 0);
+        // A row of lanes adds to the displacement, so it must not be near the end of its range.
         match i32::try_from(constant) {
-            Ok(small) => displacement = small,
-            Err(_) => groups.push(self.b.ins().iconst(types::I64, constant)),
+            Ok(small) if small.unsigned_abs() < 1 << 30 => displacement = small,
+            _ => groups.push(self.b.ins().iconst(types::I64, constant)),
         }
         for i in (0..self.loops.len()).rev() {
             // What changes with this loop: its variable, and the index variables set inside it.

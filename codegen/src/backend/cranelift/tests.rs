@@ -93,7 +93,9 @@ fn older_machines() {
     for features in [&without_fma[..], SSE41, &[]] {
         let clif = emit(&p, &*x64(features)).unwrap().display().to_string();
         assert!(!clif.contains("fma"), "{features:?}");
-        assert!(clif.contains("load.f32x4"), "{features:?}");
+        let avx = features.contains(&"has_avx");
+        let row = if avx { "load.f32x4" } else { "load.i32x4" };
+        assert!(clif.contains(row), "{features:?}");
         let code = assembly(&p, &*x64(features)).unwrap();
         assert!(
             !code.lines().any(|l| l.trim_start().starts_with("call")),
@@ -158,6 +160,24 @@ fn constants_of_indices_are_displacements() {
             .filter(|l| l.contains("load.f32") && l.ends_with(displacement));
         assert_eq!(loads.count(), 1, "{clif}");
     }
+}
+
+/// A constant at the end of a displacement's range leaves room for the lanes behind it.
+#[test]
+fn large_constants_are_added() {
+    let mut p = sample::map(LoopOp::Math(Op::Neg), 1, Ty::F32, Dtype::F32, Some(8));
+    let Stmt::For { body, .. } = &mut p.body[0] else {
+        panic!("a core loop")
+    };
+    let Stmt::For { body, .. } = &mut body[0] else {
+        panic!("a lane loop")
+    };
+    let Stmt::Set(_, Rhs::Load(_, ix)) = &mut body[0] else {
+        panic!("a load")
+    };
+    *ix = ix.clone() + Ix::Const((1 << 29) - 1);
+    let clif = emit(&p, &*x64(MODERN)).unwrap().display().to_string();
+    assert!(clif.contains("iconst.i64 0x7fff_fffc"), "{clif}");
 }
 
 /// A load under an if stays under it: it may be the if that keeps it inside its buffer.
