@@ -172,11 +172,14 @@ fn classes(scan: &Scan) -> String {
         match &state.affine {
             Ok(pair) => {
                 let (lets, a, b) = pair_exprs(&scan.source, pair.a, pair.b);
-                let scaled = binary(Op::Mul, a, Expr::name(name));
+                let next = match a.kind {
+                    ExprKind::Number(0.0) => b,
+                    _ => binary(Op::Add, binary(Op::Mul, a, Expr::name(name)), b),
+                };
                 for line in lets {
                     out.push_str(&format!("    {line}\n"));
                 }
-                out.push_str(&format!("    {name}' = {}\n", binary(Op::Add, scaled, b)));
+                out.push_str(&format!("    {name}' = {next}\n"));
             }
             Err(why) => out.push_str(&format!("    {why}\n")),
         }
