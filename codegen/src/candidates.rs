@@ -76,10 +76,14 @@ fn proposals(scan: &Scan, extents: &Extents, options: &Options, target: &Target)
         for order in Order::ALL {
             let (tiles, unrolls): (&[u32], &[u32]) = match order {
                 Order::Registers => (&[64], &[1]),
-                Order::Tiled => (&[64, 32, 128, 256], &[4, 2, 8, 1]),
+                Order::Tiled => (&[64, 32, 128, 256], &[1, 4, 2]),
                 Order::Stepped => (&[64], &[4, 1, 8]),
             };
-            let wide: &[(u32, u32)] = &[(whole, 2), (whole, 1), (whole, 4), (1, 1)];
+            // Independent vectors hide the latency of one another; unrolled bodies want fewer.
+            let wide: &[(u32, u32)] = match order {
+                Order::Tiled => &[(whole, 4), (whole, 2), (whole, 8), (whole, 1), (1, 1)],
+                _ => &[(whole, 2), (whole, 1), (whole, 4), (1, 1)],
+            };
             for &(lanes, block) in wide {
                 if lanes > 1 && lane_extent < (lanes * block) as usize {
                     continue;
