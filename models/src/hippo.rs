@@ -98,7 +98,7 @@ impl Measure {
     }
 }
 
-/// (A [n, n], B [n]) in continuous time.
+/// (A `[n, n]`, B `[n]`) in continuous time.
 #[must_use]
 pub fn transition(measure: Measure, n: usize) -> (Array, Array) {
     let a = (0..n * n).map(|k| measure.a(k / n, k % n)).collect();
@@ -109,13 +109,13 @@ pub fn transition(measure: Measure, n: usize) -> (Array, Array) {
 /// A HiPPO matrix as normal plus low rank, one of each pair of conjugate eigenvalues.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Nplr {
-    /// Eigenvalues [m] of the normal part, those with a negative imaginary part, the largest one first.
+    /// Eigenvalues `[m]` of the normal part, those with a negative imaginary part, the largest one first.
     pub w: Array,
     /// Vᴴ P [rank, m].
     pub p: Array,
-    /// Vᴴ B [m].
+    /// Vᴴ B `[m]`.
     pub b: Array,
-    /// Eigenvectors, the columns of [n, m]. Their phases are free: p and b turn with them.
+    /// Eigenvectors, the columns of `[n, m]`. Their phases are free: p and b turn with them.
     pub v: Array,
 }
 

@@ -1,7 +1,7 @@
 //! Initialisations of diagonal state spaces: Gu, Gupta, Goel, Ré, "On the Parameterization and Initialization of
 //! Diagonal State Space Models", 2022, section 4.
 //!
-//! In: the number n of conjugate pairs (half of d_state). Out: A [n] in continuous time, of each pair the half
+//! In: the number n of conjugate pairs (half of d_state). Out: A `[n]` in continuous time, of each pair the half
 //! with Im ≤ 0, as the reference code keeps it; outputs are then 2 Re Σ C h.
 
 use std::f64::consts::PI;
@@ -23,7 +23,7 @@ pub fn inv(n: usize) -> Array {
     with_imaginary(n, |k| -size / PI * (size / (2.0 * k + 1.0) - 1.0))
 }
 
-/// S4D-LegS (section 4.2): the eigenvalues A [n] of the normal part of HiPPO-LegS, and B [n] in its eigenbasis
+/// S4D-LegS (section 4.2): the eigenvalues A `[n]` of the normal part of HiPPO-LegS, and B `[n]` in its eigenbasis
 /// (up to the eigenvectors' free phases).
 #[must_use]
 pub fn legs(n: usize) -> (Array, Array) {

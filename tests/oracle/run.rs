@@ -15,8 +15,8 @@ use selscan_runtime::{Args, Cpu, Kernel, Tensor};
 
 use crate::generate::{Case, Tape, generate};
 
-/// The K of the tolerance rule: elementary functions of up to 4 ulp, sums in another order, a running first-order bound.
-const K: f64 = 16.0;
+/// The K of the tolerance rule.
+const K: f64 = selscan_runtime::TOLERANCE;
 
 /// How many of what ran.
 #[derive(Default, Debug)]

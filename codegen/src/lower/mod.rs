@@ -2,7 +2,7 @@
 //!
 //! Each pass becomes one [`Proc`]: work items over the parallel axes (blocks of vectors on the lane axis, then
 //! single points for what is left over), and in each item time and the inner axes nested by the pass's
-//! [`Order`]: [`registers`], [`tiled`] or [`stepped`].
+//! [`Order`], one file each.
 
 mod builder;
 mod items;
