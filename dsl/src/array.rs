@@ -1,4 +1,4 @@
-//! Dense f64 arrays, and what goes into and comes out of [`crate::eval`].
+//! Dense f64 arrays, and what goes into and comes out of [`mod@crate::eval`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

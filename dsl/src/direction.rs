@@ -16,7 +16,7 @@ impl Recurrence {
     /// first, unless they read forward ones.
     ///
     /// A recurrence of one direction is unchanged. So is one whose directions read each other, which has no
-    /// order to run in ([`crate::eval`] says so of it).
+    /// order to run in ([`mod@crate::eval`] says so of it).
     #[must_use]
     pub fn split_directions(&self) -> Vec<Recurrence> {
         let runs = |reverse: bool| self.states.iter().any(|s| s.reverse == reverse);

@@ -1,7 +1,7 @@
 //! The table of scalar operations: name, arity, result type, f64 meaning, slopes, complex meaning, cost.
 //!
 //! An operation has no axes: it is applied at every point of the axes that its operands vary over.
-//! `slopes` are the absolute partial derivatives, used for the running error bound of [`crate::eval`].
+//! `slopes` are the absolute partial derivatives, used for the running error bound of [`mod@crate::eval`].
 
 use num_complex::Complex64 as C64;
 

@@ -84,7 +84,7 @@ impl Recurrence {
 
     /// The same recurrence over packed sequences.
     ///
-    /// It has a real input `keep` [batch axis, time] (without a [`Self::batch_axis`]: [time]): 1 where a token
+    /// It has a real input `keep` `[batch axis, time]` (without a [`Self::batch_axis`]: `[time]`): 1 where a token
     /// goes on with the sequence of the token before it, 0 where a new sequence starts and every state is read
     /// as 0. States that run backwards read `keep_reverse`, which is 0 where the token after it is of
     /// another sequence. Each is there only if a state of that direction is read before its assignment, and is
