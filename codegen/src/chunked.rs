@@ -22,8 +22,8 @@ pub(crate) type Passes = (Vec<Pass>, Vec<(Dtype, Ix)>);
 
 /// The passes of the time-chunked algorithm and the workspaces between them.
 ///
-/// Per state: workspace 2s holds the chunks' summaries (after the carry pass, nothing), 2s + 1 their decays;
-/// the carry pass writes the state that each chunk starts from over the summaries' place in a third, 2S + s.
+/// Of S states, state s has three: 2s holds the chunks' summaries, 2s + 1 their decays, and 2S + s the state that
+/// each chunk starts from, written by the carry pass.
 pub(crate) fn passes(
     scan: &Scan,
     whole: Pass,

@@ -31,7 +31,7 @@ pub struct Structure {
     pub levels: Vec<Level>,
     /// Why time cannot be tiled with the inner axes outside, if so.
     pub untileable: Option<String>,
-    /// Whether inner axes of the states are tiled in this set (the loops of the state nest).
+    /// The inner axes of the states: the loops of the state nest where time is tiled.
     pub state_inner: AxisSet,
 }
 

@@ -60,7 +60,7 @@ pub(super) struct Builder<'a> {
     /// The step within the tile.
     pub local: Ix,
     pub stored: HashMap<NodeId, Stored>,
-    /// Values of states in registers, by read node and copy.
+    /// Values of states in registers, by slot and copy.
     pub state_regs: HashMap<(Slot, When, Vec<i64>), Reg>,
     /// Buffers of states, by slot: the value before the step, and after it where that is apart.
     pub state_bufs: HashMap<(Slot, When), Stored>,
