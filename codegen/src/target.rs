@@ -19,6 +19,27 @@ pub struct Target {
     pub l2: u64,
     /// Last-level cache, bytes.
     pub l3: u64,
+    /// What a GPU has; `None` on a CPU.
+    pub gpu: Option<Gpu>,
+}
+
+/// A GPU, as the driver describes it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Gpu {
+    /// Compute capability × 10: 90 for sm_90.
+    pub capability: u32,
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Shared memory that one block may ask for, bytes.
+    pub shared_per_block: u32,
+    /// Registers of a multiprocessor, 32 bits each.
+    pub registers: u32,
+    /// Threads that a multiprocessor holds.
+    pub threads: u32,
+    /// Clock of the multiprocessors, kHz.
+    pub clock_khz: u32,
+    /// Memory bandwidth, bytes per second.
+    pub bandwidth: u64,
 }
 
 impl Target {
@@ -34,11 +55,38 @@ impl Target {
             l1: 32 << 10,
             l2: 1 << 20,
             l3: 16 << 20,
+            gpu: None,
         }
     }
-    /// Elements of type `ty` in one vector register.
+    /// An H200 (SXM): 132 multiprocessors at 1.98 GHz, 4.8 TB/s; for tests and for text that must not depend on the
+    /// machine at hand.
+    #[must_use]
+    pub fn h200() -> Self {
+        Target {
+            name: "NVIDIA H200".into(),
+            vector_bytes: 4,
+            fma: true,
+            cores: 132,
+            l1: 256 << 10,
+            l2: 60 << 20,
+            l3: 60 << 20,
+            gpu: Some(Gpu {
+                capability: 90,
+                multiprocessors: 132,
+                shared_per_block: 227 << 10,
+                registers: 65536,
+                threads: 2048,
+                clock_khz: 1_980_000,
+                bandwidth: 4_800_000_000_000,
+            }),
+        }
+    }
+    /// Elements of type `ty` in one vector register; 1 on a GPU, whose vectors are its threads.
     #[must_use]
     pub fn lanes(&self, ty: Ty) -> u32 {
+        if self.gpu.is_some() {
+            return 1;
+        }
         self.vector_bytes / if ty == Ty::F64 { 8 } else { 4 }
     }
 }

@@ -4,6 +4,7 @@
 //! it emits, lowering is wrong.
 
 pub mod cranelift;
+pub mod cuda;
 
 use crate::loop_ir::{Proc, Role};
 

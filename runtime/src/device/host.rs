@@ -117,6 +117,7 @@ pub(super) fn target(isa: &Arc<dyn TargetIsa>, threads: usize) -> Target {
         l1: cache(1).unwrap_or(32 << 10),
         l2: cache(2).unwrap_or(1 << 20),
         l3: cache(3).unwrap_or(16 << 20),
+        gpu: None,
     }
 }
 
