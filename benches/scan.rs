@@ -198,8 +198,8 @@ fn summary() {
     let args = inputs(MAMBA);
     let p = problem(&args, MAMBA);
     let (one, all) = (kernel(Some(1)), kernel(None));
-    let threads = all.cpu().threads();
-    println!("{}", all.cpu().target().name);
+    let threads = all.device().cpu().unwrap().threads();
+    println!("{}", all.device().target().name);
     println!(
         "selective scan, B{b} L{l} D{d} N{n}, f32, D z delta_bias softplus; medians of 9 rounds in turns\n"
     );

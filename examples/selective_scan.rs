@@ -77,7 +77,7 @@ fn main() -> Result<(), Error> {
     println!(
         "selective_scan of {steps} steps, {channels} channels, {states} states on {}: off by at most {worst:.2} eps·m \
          from its meaning in f64",
-        scan.kernel().cpu().target().name
+        scan.kernel().device().target().name
     );
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Write a state-space recurrence once, as math; get a fused, tuned kernel.
 //!
 //! In: a recurrence at time t, as a function under [`macro@ssm_kernel`] or as text for [`Recurrence::parse`]. Out: a
-//! kernel on a [`Cpu`], compiled for the arguments that it is launched with, and its meaning in f64, [`eval()`].
+//! kernel on a [`Device`] (the CPU or a GPU), compiled for the arguments that it is launched with, and its meaning in f64, [`eval()`].
 //!
 //! ```
 //! use selscan::prelude::*;
@@ -90,15 +90,16 @@ pub use selscan_dsl::{
 };
 pub use selscan_macros::ssm_kernel;
 pub use selscan_runtime::{
-    Args, Cpu, CpuOptions, Element, Error, Kernel, OwnedArgs, OwnedResults, Spec, Tensor,
-    TensorMut, TensorRef, Tuner,
+    Args, Cpu, CpuOptions, Cuda, CudaOptions, Device, DeviceTensor, Element, Error, Kernel,
+    OwnedArgs, OwnedResults, Spec, Tensor, TensorMut, TensorRef, Tuner,
 };
 
 /// What a program that writes and runs kernels uses: `use selscan::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Args, Array, Cpu, Dtype, Error, Inputs, Kernel, Outputs, OwnedArgs, ParseError, Recurrence,
-        Schedule, Target, Tensor, TensorMut, TensorRef, Tuner, eval, eval_with_bound, ssm_kernel,
+        Args, Array, Cpu, Cuda, Device, DeviceTensor, Dtype, Error, Inputs, Kernel, Outputs,
+        OwnedArgs, ParseError, Recurrence, Schedule, Target, Tensor, TensorMut, TensorRef, Tuner,
+        eval, eval_with_bound, ssm_kernel,
     };
 }
 

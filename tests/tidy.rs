@@ -87,6 +87,8 @@ fn heavy_dependencies_live_in_one_crate() {
         ("cranelift-jit", &["runtime"]),
         ("cranelift-module", &["runtime"]),
         ("cranelift-native", &["runtime"]),
+        ("cudarc", &["runtime"]),
+        ("libloading", &["runtime"]),
         ("clap", &[]),
     ] {
         for name in CRATES {

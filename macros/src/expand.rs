@@ -108,7 +108,8 @@ impl Interface {
         });
         let compile = self.body(quote! {
             let recurrence = ::core::clone::Clone::clone(Self::recurrence());
-            ::core::result::Result::Ok(#name { kernel: ::selscan::Cpu::kernel(cpu, recurrence) })
+            let device: ::selscan::Device = ::core::convert::Into::into(device);
+            ::core::result::Result::Ok(#name { kernel: ::selscan::Device::kernel(&device, recurrence) })
         });
         let launch = self.body(quote!(
             self.kernel.launch(::core::convert::Into::into(args))
@@ -155,12 +156,14 @@ impl Interface {
                     #recurrence
                 }
 
-                /// The kernel on a device. Its code is made by the first launch that needs it, for the optional
-                /// arguments that are given, and kept.
+                /// The kernel on a device: a `&Cpu`, a `&Cuda` or a `&Device`. Its code is made by the first launch that
+                /// needs it, for the optional arguments that are given, and kept.
                 ///
                 /// # Errors
                 /// If the device can't run it; a CPU can.
-                #vis fn compile(cpu: &::selscan::Cpu) -> ::core::result::Result<Self, ::selscan::Error> {
+                #vis fn compile(
+                    device: impl ::core::convert::Into<::selscan::Device>,
+                ) -> ::core::result::Result<Self, ::selscan::Error> {
                     #compile
                 }
 

@@ -11,6 +11,7 @@ use selscan_dsl::{AxisId, Extents, InputKind, Recurrence};
 use crate::args::{Args, Boundaries};
 use crate::buffer::{TensorMut, TensorRef};
 use crate::error::Error;
+use crate::place::Place;
 use crate::spec::{self, Spec};
 
 /// The arguments of a launch by position.
@@ -319,6 +320,8 @@ fn check_memory(args: &Args<'_>) -> Result<(), Error> {
     struct Use<'s> {
         what: &'static str,
         name: &'s str,
+        /// On the host or on the GPU: the kernel's, as has been checked.
+        on_host: bool,
         at: Range<usize>,
         written: bool,
     }
@@ -327,6 +330,7 @@ fn check_memory(args: &Args<'_>) -> Result<(), Error> {
         uses.extend(tensors.iter().map(|(name, t)| Use {
             what,
             name,
+            on_host: t.span().place() == Place::Host,
             at: t.span().addresses(),
             written: false,
         }));
@@ -339,13 +343,14 @@ fn check_memory(args: &Args<'_>) -> Result<(), Error> {
         uses.extend(tensors.iter().map(|(name, t)| Use {
             what,
             name,
+            on_host: t.span().place() == Place::Host,
             at: t.span().addresses(),
             written: true,
         }));
     }
     for (i, a) in uses.iter().enumerate().filter(|(_, a)| a.written) {
         for (j, b) in uses.iter().enumerate() {
-            let apart = a.at.end <= b.at.start || b.at.end <= a.at.start;
+            let apart = a.on_host != b.on_host || a.at.end <= b.at.start || b.at.end <= a.at.start;
             let one_state = a.what == "last state"
                 && b.what == "initial state"
                 && a.name == b.name

@@ -165,12 +165,166 @@ pub enum Error {
     /// No schedule of a kernel gave right numbers.
     #[error("no schedule of kernel `{kernel}` can be used: {why}")]
     Untunable { kernel: String, why: String },
+    /// A device's name that is none.
+    #[error("`{text}` is no device; wanted `cpu`, `cuda` (the first GPU) or `cuda:N`")]
+    NoDevice { text: String },
+    /// Tensors that are not where the kernel runs.
+    #[error("kernel `{kernel}` runs on {device}, but {odd}; {remedy}")]
+    Placement {
+        kernel: String,
+        device: String,
+        odd: String,
+        remedy: String,
+    },
+    /// A tensor on a GPU that does not start at a multiple of 16 bytes.
+    #[error(
+        "the {what} `{name}` starts at {address:#x}, which is no multiple of 16 bytes, but kernels on a GPU move 16 bytes at \
+         once; pass the tensor from its allocation's start, or copy it (`.contiguous()`, `.clone()`)"
+    )]
+    Misaligned {
+        what: &'static str,
+        name: String,
+        address: u64,
+    },
+    /// No CUDA driver.
+    #[error(
+        "there is no CUDA driver on this machine (libcuda.so.1, nvcuda.dll): install NVIDIA's driver, or run on the CPU \
+         (`Cpu::new()`, `--device cpu`)"
+    )]
+    NoDriver,
+    /// A CUDA driver that is too old.
+    #[error(
+        "the CUDA driver is of version {}, but {why} {} or newer; update NVIDIA's driver, or run on the CPU (`Cpu::new()`, \
+         `--device cpu`)", version(*.found), version(*.wanted)
+    )]
+    OldDriver {
+        found: (u32, u32),
+        wanted: (u32, u32),
+        why: String,
+    },
+    /// A GPU that is not there.
+    #[error("there is no GPU cuda:{ordinal}; {}", gpus(*.count))]
+    NoGpu { ordinal: u32, count: u32 },
+    /// A GPU that is too old.
+    #[error(
+        "{name} has compute capability {}, but kernels need {} (Turing, 2018) or newer; run on the CPU (`Cpu::new()`, \
+         `--device cpu`)", capability(*.found), capability(*.wanted)
+    )]
+    OldGpu {
+        name: String,
+        found: u32,
+        wanted: u32,
+    },
+    /// No NVRTC.
+    #[error(
+        "NVRTC, which compiles kernels for GPUs, was not found ({searched}); `pip install nvidia-cuda-nvrtc` or the CUDA \
+         toolkit has it, and the environment variable SELSCAN_NVRTC may name the library or a folder that it is in"
+    )]
+    NoNvrtc { searched: String },
+    /// An NVRTC that knows nothing of the GPU.
+    #[error(
+        "NVRTC {} makes no code for compute capability {}, but for {known}; install another version of it (`pip install \
+         nvidia-cuda-nvrtc`)", version(*.nvrtc), capability(*.wanted)
+    )]
+    NvrtcTarget {
+        nvrtc: (u32, u32),
+        wanted: u32,
+        known: String,
+    },
+    /// A bug of the compiler: CUDA C that NVRTC does not take.
+    #[error(
+        "NVRTC {} refused the code of a kernel ({why}); this is a bug in selscan, please report it with the kernel's text\n{log}",
+        version(*.nvrtc)
+    )]
+    Nvrtc {
+        nvrtc: (u32, u32),
+        why: String,
+        log: String,
+    },
+    /// Memory that the GPU does not have.
+    #[error(
+        "{device} did not give {bytes} bytes of memory ({free} of {total} are free); split the batch or the channels into \
+         several launches, or free tensors"
+    )]
+    DeviceMemory {
+        device: String,
+        bytes: usize,
+        free: usize,
+        total: usize,
+    },
+    /// A call of the CUDA driver that failed.
+    #[error("{call} failed{}: {name}: {text}{}", within(.kernel), advice(.name))]
+    Cuda {
+        call: &'static str,
+        name: String,
+        text: String,
+        /// The kernel that it was about.
+        kernel: Option<String>,
+    },
+    /// A launch of more blocks than a grid has.
+    #[error(
+        "a launch of `{kernel}` would have {blocks} blocks, but a grid has at most {most}; split the batch or the channels into \
+         several launches, or use a schedule with more work in a block"
+    )]
+    Grid {
+        kernel: String,
+        blocks: u64,
+        most: u64,
+    },
+    /// Work that can't be recorded in a CUDA graph.
+    #[error("{what} while a CUDA graph is being captured; {remedy}")]
+    Capturing { what: String, remedy: &'static str },
     /// A file of the schedule store.
     #[error("{}: {source}", path.display())]
     Io {
         path: PathBuf,
         source: std::io::Error,
     },
+}
+
+/// `13.0`
+fn version((major, minor): (u32, u32)) -> String {
+    format!("{major}.{minor}")
+}
+
+/// `9.0`, from 90.
+fn capability(capability: u32) -> String {
+    version((capability / 10, capability % 10))
+}
+
+/// Which GPUs there are.
+fn gpus(count: u32) -> String {
+    match count {
+        0 => "the driver finds none (CUDA_VISIBLE_DEVICES hides those that it does not name)"
+            .to_owned(),
+        1 => "this machine has one, cuda:0".to_owned(),
+        _ => format!("this machine has cuda:0 to cuda:{}", count - 1),
+    }
+}
+
+fn within(kernel: &Option<String>) -> String {
+    kernel
+        .as_ref()
+        .map_or(String::new(), |k| format!(" for kernel `{k}`"))
+}
+
+/// What to do about errors of the driver that say little.
+fn advice(name: &str) -> &'static str {
+    match name {
+        "CUDA_ERROR_ILLEGAL_ADDRESS"
+        | "CUDA_ERROR_MISALIGNED_ADDRESS"
+        | "CUDA_ERROR_LAUNCH_FAILED" => {
+            "; work that was queued before it went wrong, and this process can't use the GPU any more: check that every \
+             device pointer that was passed is valid for its shape"
+        }
+        "CUDA_ERROR_STUB_LIBRARY" => {
+            "; a stub of the toolkit was loaded in place of the driver: leave its folder out of LD_LIBRARY_PATH"
+        }
+        "CUDA_ERROR_UNKNOWN"
+        | "CUDA_ERROR_SYSTEM_NOT_READY"
+        | "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH" => "; see whether `nvidia-smi` works",
+        _ => "",
+    }
 }
 
 /// What a caller may have meant.

@@ -17,8 +17,9 @@ use selscan_dsl::{AxisId, Extents, Recurrence};
 use crate::args::Args;
 use crate::cache::lock;
 use crate::call::Call;
-use crate::device::{Cpu, CpuProgram};
+use crate::device::{Code, Cpu, Cuda, Device};
 use crate::error::Error;
+use crate::place::{self, Staging};
 use crate::run::{no_steps, run};
 use crate::spec::Spec;
 use crate::store::{Key, Record};
@@ -37,7 +38,7 @@ pub struct Kernel {
 type Memo<K, V> = Mutex<HashMap<K, Arc<V>>>;
 
 struct Shared {
-    cpu: Cpu,
+    device: Device,
     recurrence: Recurrence,
     /// By what is given and whether sequences are packed.
     prepared: Memo<(Vec<bool>, bool), Prepared>,
@@ -65,7 +66,7 @@ pub struct CompiledStage {
     /// The schedule that was used.
     pub schedule: Schedule,
     /// Its code.
-    pub program: Arc<CpuProgram>,
+    pub program: Arc<Code>,
 }
 
 impl Compiled {
@@ -90,9 +91,25 @@ impl Cpu {
     /// A recurrence on this device; nothing is compiled yet.
     #[must_use]
     pub fn kernel(&self, recurrence: Recurrence) -> Kernel {
+        Device::from(self).kernel(recurrence)
+    }
+}
+
+impl Cuda {
+    /// A recurrence on this device; nothing is compiled yet.
+    #[must_use]
+    pub fn kernel(&self, recurrence: Recurrence) -> Kernel {
+        Device::from(self).kernel(recurrence)
+    }
+}
+
+impl Device {
+    /// A recurrence on this device; nothing is compiled yet.
+    #[must_use]
+    pub fn kernel(&self, recurrence: Recurrence) -> Kernel {
         Kernel {
             shared: Arc::new(Shared {
-                cpu: self.clone(),
+                device: self.clone(),
                 recurrence,
                 prepared: Mutex::default(),
                 compiled: Mutex::default(),
@@ -111,8 +128,8 @@ impl Kernel {
     }
     /// The device.
     #[must_use]
-    pub fn cpu(&self) -> &Cpu {
-        &self.shared.cpu
+    pub fn device(&self) -> &Device {
+        &self.shared.device
     }
 
     /// The same kernel with a schedule for every stage, in place of a tuned or the default one.
@@ -172,16 +189,20 @@ impl Kernel {
 
     /// Runs the kernel: outputs and wanted last states are written, nothing else is.
     ///
+    /// On a GPU, over tensors that are on it, the launch is queued on the stream of the kernel's [`Cuda`] and returns
+    /// before it has run: nothing is copied, nobody waits, and once a launch like it was made nothing is allocated. Over
+    /// tensors in the host's memory, they are copied to the GPU and back, and the results are there on return.
+    ///
     /// # Errors
     /// Whatever is wrong with the arguments, before anything is written; see [`Error`].
     pub fn launch(&self, args: Args<'_>) -> Result<(), Error> {
-        let r = self.recurrence();
+        let (r, device) = (self.recurrence(), self.device());
+        let staging = place::check(&r.name, &args, device.name())?;
         let call = Call::resolve(r, args)?;
         let prepared = self.prepared(&call.spec)?;
         let extents = call.extents(r, &prepared.specialized)?;
         if extents.get(r.time) == 0 {
-            no_steps(&prepared.specialized, call);
-            return Ok(());
+            return no_steps(&prepared.specialized, device, call);
         }
         let written = r.outputs.iter().map(|o| &o.axes);
         let states = r.states.iter().map(|s| &s.axes);
@@ -192,7 +213,12 @@ impl Kernel {
             return Ok(());
         }
         let compiled = self.compile(&call.spec, &extents)?;
-        run(&compiled, call, &extents)
+        match (staging, device) {
+            (Staging::FromHost, Device::Cuda(cuda)) => {
+                cuda.staged(call, |call| run(&compiled, device, call, &extents))
+            }
+            (Staging::InPlace | Staging::FromHost, _) => run(&compiled, device, call, &extents),
+        }
     }
 
     /// Runs one step of time (decoding): [`Kernel::launch`] with an extent of 1 on the time axis and every state,
@@ -243,15 +269,10 @@ impl Kernel {
             return Ok(compiled.clone());
         }
         let prepared = self.prepared(spec)?;
-        let cpu = self.cpu();
         let stage = |plan: Plan| {
-            let program = lower(&plan);
-            let code = cpu
-                .code()
-                .get_or_compile(&program, || cpu.compile(&program))?;
             Ok(CompiledStage {
                 schedule: plan.schedule,
-                program: code,
+                program: self.device().code(&lower(&plan))?,
             })
         };
         let plans = self.plan(spec, extents)?;
@@ -272,7 +293,7 @@ impl Kernel {
     pub fn plan(&self, spec: &Spec, extents: &Extents) -> Result<Vec<Plan>, Error> {
         let prepared = self.prepared(spec)?;
         let options = spec.options(self.recurrence());
-        let target = self.cpu().target();
+        let target = self.device().target();
         let tuned = match &self.forced {
             Some(_) => None,
             None => self.tuned(spec, extents, prepared.stages.len()),
@@ -326,7 +347,7 @@ impl Kernel {
         };
         let bucket: Vec<String> = r.axes.iter().zip(&extents.0).map(rounded).collect();
         Key {
-            target: self.cpu().target().name.clone(),
+            target: self.device().target().name.clone(),
             compiler: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: r.to_string(),
             spec: spec.show(r),
@@ -338,7 +359,7 @@ impl Kernel {
     fn tuned(&self, spec: &Spec, extents: &Extents, stages: usize) -> Option<Vec<Schedule>> {
         let key = self.key(spec, extents);
         let known = lock(&self.shared.tuned).get(&key).cloned();
-        let record = known.or_else(|| self.cpu().store().load(&key))?;
+        let record = known.or_else(|| self.device().store().load(&key))?;
         let schedules = record.schedules.iter().map(|text| text.parse());
         match schedules.collect::<Result<Vec<Schedule>, _>>() {
             Ok(schedules) if schedules.len() == stages => return Some(schedules),
@@ -362,6 +383,11 @@ impl Kernel {
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Kernel({} on {:?})", self.recurrence().name, self.cpu())
+        write!(
+            f,
+            "Kernel({} on {:?})",
+            self.recurrence().name,
+            self.device()
+        )
     }
 }

@@ -29,6 +29,7 @@ pub mod device;
 mod error;
 mod kernel;
 mod owned;
+mod place;
 mod run;
 mod spec;
 mod store;
@@ -36,7 +37,11 @@ mod tuner;
 
 pub use args::Args;
 pub use buffer::{Element, Tensor, TensorMut, TensorRef};
-pub use device::{Cpu, CpuOptions, CpuProgram, Feature};
+pub use device::cuda::nvrtc;
+pub use device::{
+    Code, Cpu, CpuOptions, CpuProgram, Cuda, CudaOptions, CudaProgram, Device, DeviceName,
+    DeviceTensor, Feature,
+};
 pub use error::Error;
 pub use kernel::{Compiled, CompiledStage, Kernel};
 pub use owned::{OwnedArgs, OwnedResults};

@@ -1,7 +1,8 @@
 //! One launch: the stages of a compiled kernel over the caller's memory.
 //!
-//! In: a [`Compiled`] kernel and a [`Call`]. Out: outputs and last states, written. What one stage carries to the
-//! next, and where sequences start, is memory of the launch.
+//! In: a [`Compiled`] kernel, a [`Device`] and a [`Call`] whose tensors are there. Out: outputs and last states, written
+//! (on a GPU: once the stream has come that far). What one stage carries to the next, and where sequences start, is
+//! memory of the launch.
 
 use std::collections::HashMap;
 
@@ -9,39 +10,54 @@ use selscan_codegen::{Dtype, Ty};
 use selscan_dsl::array::Array;
 use selscan_dsl::{Extents, InputId, Recurrence, StateId};
 
-use crate::buffer::{Tensor, TensorMut, TensorRef};
+use crate::buffer::TensorRef;
 use crate::call::{Call, StateArgs};
-use crate::device::Bindings;
+use crate::device::room::Temporary;
+use crate::device::{Bindings, Device};
 use crate::error::Error;
 use crate::kernel::Compiled;
+use crate::place::Place;
 
 /// The last states of a launch without steps: the initial ones.
-pub(crate) fn no_steps(r: &Recurrence, call: Call<'_>) {
+pub(crate) fn no_steps(r: &Recurrence, device: &Device, call: Call<'_>) -> Result<(), Error> {
     for (decl, state) in r.states.iter().zip(call.states) {
         if let StateArgs::Apart(initial, Some(last)) = state {
             let mut last = last.into_span();
-            match initial {
-                Some(initial) => last.copy_from(initial.span()),
-                None if decl.complex => last.fill_pairs(decl.init),
-                None => last.fill(decl.init),
+            match (device, last.place(), initial) {
+                (Device::Cuda(cuda), Place::Cuda(_), Some(initial)) => {
+                    cuda.copy_span(&initial.span(), &mut last)?;
+                }
+                (Device::Cuda(cuda), Place::Cuda(_), None) => {
+                    cuda.fill_span(&mut last, decl.init, decl.complex)?;
+                }
+                (_, _, Some(initial)) => last.copy_from(initial.span()),
+                (_, _, None) if decl.complex => last.fill_pairs(decl.init),
+                (_, _, None) => last.fill(decl.init),
             }
         }
     }
+    Ok(())
 }
 
 /// Runs the stages; values that one carries to the next live in memory of the launch.
-pub(crate) fn run(compiled: &Compiled, mut call: Call<'_>, extents: &Extents) -> Result<(), Error> {
+pub(crate) fn run(
+    compiled: &Compiled,
+    device: &Device,
+    mut call: Call<'_>,
+    extents: &Extents,
+) -> Result<(), Error> {
     let specialized = &compiled.prepared.specialized;
     let dtype = match call.spec.compute() {
         Ty::F64 => Dtype::F64,
         _ => Dtype::F32,
     };
-    let mut made: HashMap<String, Tensor> = HashMap::new();
+    let mut room = device.room();
+    let mut made: HashMap<String, Temporary> = HashMap::new();
     if let Some(boundaries) = &call.boundaries {
         let data = boundaries.seq_idx.iter().map(|&i| f64::from(i)).collect();
         let seq_idx = Array::real(&boundaries.shape, data);
         for (name, keep) in specialized.boundary_inputs(&seq_idx) {
-            made.insert(name, Tensor::from_f64(dtype, &keep.shape, &keep.data)?);
+            made.insert(name, room.filled(dtype, &keep.shape, &keep.data)?);
         }
     }
     for (stage, scan) in compiled.stages().iter().zip(compiled.scans()) {
@@ -51,11 +67,11 @@ pub(crate) fn run(compiled: &Compiled, mut call: Call<'_>, extents: &Extents) ->
             if !specialized.outputs.iter().any(|o| o.name == decl.name) {
                 let mut shape = extents.shape(&decl.axes);
                 shape.extend(decl.complex.then_some(2));
-                carried.push((decl.name.clone(), Tensor::zeros(dtype, &shape)?));
+                carried.push((decl.name.clone(), room.unwritten(dtype, &shape)?));
             }
         }
         bind(&mut call, compiled, r, &made, &mut carried)
-            .and_then(|bindings| stage.program.launch(bindings, extents))?;
+            .and_then(|bindings| room.launch(&stage.program, bindings, extents))?;
         made.extend(carried);
     }
     Ok(())
@@ -66,8 +82,8 @@ fn bind<'b>(
     call: &'b mut Call<'_>,
     compiled: &Compiled,
     stage: &Recurrence,
-    made: &'b HashMap<String, Tensor>,
-    carried: &'b mut [(String, Tensor)],
+    made: &'b HashMap<String, Temporary>,
+    carried: &'b mut [(String, Temporary)],
 ) -> Result<Bindings<'b>, Error> {
     let whole = &compiled.prepared.specialized;
     let mut bindings = Bindings::new();
@@ -79,7 +95,7 @@ fn bind<'b>(
             .and_then(|id| given.get(id.0 as usize));
         let tensor = own
             .map(|&t| t.clone())
-            .or_else(|| made.get(&decl.name).map(Tensor::view));
+            .or_else(|| made.get(&decl.name).map(Temporary::view));
         if let Some(tensor) = tensor {
             bindings.input(InputId(i as u32), tensor);
         }
@@ -108,7 +124,7 @@ fn bind<'b>(
     }
     for (name, tensor) in carried {
         if let Some(at) = position(name) {
-            bindings.output(at as u32, TensorMut::from(tensor));
+            bindings.output(at as u32, tensor.view_mut());
         }
     }
     Ok(bindings)

@@ -87,7 +87,7 @@ impl Tuner<'_> {
     pub fn tune(&self, kernel: &Kernel, args: &OwnedArgs) -> Result<Tuned, Error> {
         let (spec, extents) = kernel.resolve(args)?;
         let options = spec.options(kernel.recurrence());
-        let target = kernel.cpu().target();
+        let target = kernel.device().target();
         let mut results = kernel.results(args)?;
         let check = Check::new(kernel, args)?;
         let mut best: Vec<Schedule> = kernel
@@ -145,7 +145,7 @@ impl Tuner<'_> {
             schedules: best.iter().map(Schedule::to_string).collect(),
             seconds,
         };
-        let saved = kernel.cpu().store().save(&key, &record);
+        let saved = kernel.device().store().save(&key, &record);
         if let Err(why) = &saved {
             tracing::warn!("the tuned schedule is used, but not stored: {why}");
         }
@@ -154,7 +154,7 @@ impl Tuner<'_> {
             schedules: best,
             seconds,
             table,
-            stored: saved.is_ok() && kernel.cpu().store().folder().is_some(),
+            stored: saved.is_ok() && kernel.device().store().folder().is_some(),
         })
     }
 

@@ -32,7 +32,7 @@ pub fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
 /// One stage whole.
 fn whole(job: &Job, scans: &[Scan], plans: &[Plan], stage: Stage) -> Result<String, Failure> {
     let programs = || plans.iter().map(lower);
-    let cpu = job.kernel.cpu();
+    let cpu = super::job::cpu(None)?;
     let join = |texts: Result<Vec<String>, Failure>| Ok(texts?.join("\n"));
     match stage {
         Stage::Recurrence => Ok(job.source.recurrence.to_string()),

@@ -121,7 +121,7 @@ impl Job {
     /// The same kernel in scalar code on one thread at a time: one lane, one vector, time in order.
     pub fn scalar(&self) -> Result<Kernel, Failure> {
         let options = self.spec.options(&self.source.recurrence);
-        let target = self.kernel.cpu().target();
+        let target = self.kernel.device().target();
         let mut scalar = Vec::new();
         for (scan, chosen) in self.kernel.scans(&self.spec)?.iter().zip(self.schedules()?) {
             let plain = Schedule {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use selscan_codegen::Dtype;
 use selscan_dsl::{Array, eval};
-use selscan_runtime::{Kernel, OwnedResults, Tensor};
+use selscan_runtime::{Cpu, Kernel, OwnedResults, Tensor};
 use serde_json::{Value, json};
 
 use super::args::{CheckArg, RunArgs};
@@ -89,7 +89,7 @@ struct Story {
 impl Story {
     fn new(job: &Job) -> Story {
         let r = &job.source.recurrence;
-        let cpu = job.kernel.cpu();
+        let device = job.kernel.device();
         let (points, dtype) = (job.points(), job.dtype());
         let mut out = Story {
             lines: vec![],
@@ -98,8 +98,9 @@ impl Story {
                 "command": "run",
                 "kernel": r.name,
                 "source": job.source.model.map(|m| m.source),
-                "machine": cpu.target().name,
-                "threads": cpu.threads(),
+                "machine": device.target().name,
+                "device": device.name().to_string(),
+                "threads": device.cpu().map(Cpu::threads),
                 "shape": job.shape().into_iter().collect::<BTreeMap<_, _>>(),
                 "dtype": dtype.name(),
                 "points": points,
@@ -111,7 +112,7 @@ impl Story {
             .model
             .map_or(String::new(), |m| format!("  ({})", m.source));
         out.line("kernel", format!("{}{source}", r.name));
-        out.line("machine", cpu.target().name.clone());
+        out.line("machine", device.target().name.clone());
         out.line(
             "shape",
             format!(
@@ -213,13 +214,13 @@ struct Speed {
 
 /// Times the kernel on all threads and on one, and what it is compared with.
 fn speeds(job: &Job, out: &mut Story) -> Result<(), Failure> {
-    let threads = job.kernel.cpu().threads();
+    let threads = job.kernel.device().cpu().map_or(1, Cpu::threads);
     let launch = |kernel: &Kernel, results: &mut OwnedResults| {
         kernel.launch(job.args.args(results)).map_err(Failure::from)
     };
     let mut results = job.kernel.results(&job.args)?;
     let bytes = job.bytes(&results);
-    let single = selscan_runtime::Cpu::with_threads(1)?.kernel(job.source.recurrence.clone());
+    let single = Cpu::with_threads(1)?.kernel(job.source.recurrence.clone());
     let single = single.with_schedules(&job.schedules()?);
     let mut single_results = single.results(&job.args)?;
     let mut rows = Vec::new();

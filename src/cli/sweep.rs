@@ -46,7 +46,7 @@ pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
                 .collect();
         }
         let job = Job::with_data(Source::of(model)?, &kernel, None)?;
-        machine = job.kernel.cpu().target().name.clone();
+        machine = job.kernel.device().target().name.clone();
         let scalar = job.scalar()?;
         let (mut fast, mut slow) = (job.kernel.results(&job.args)?, scalar.results(&job.args)?);
         let bytes = job.bytes(&fast);

@@ -36,7 +36,7 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
         job.source.recurrence.name,
         job.shape_text(),
         job.dtype(),
-        job.kernel.cpu().target().name
+        job.kernel.device().target().name
     );
     for stage in 0..stages {
         let mut timed: Vec<(&Trial, f64)> = tuned
@@ -75,7 +75,7 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
             tried - timed.len()
         ));
     }
-    let kept = match job.kernel.cpu().store().folder() {
+    let kept = match job.kernel.device().store().folder() {
         Some(folder) if tuned.stored => format!("remembered in {}", folder.display()),
         _ => "not remembered: there is no folder to keep it in".to_owned(),
     };
@@ -93,7 +93,7 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
     let json = json!({
         "command": "tune",
         "kernel": job.source.recurrence.name,
-        "machine": job.kernel.cpu().target().name,
+        "machine": job.kernel.device().target().name,
         "shape": job.shape().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
         "dtype": job.dtype().name(),
         "schedules": tuned.schedules.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -8,13 +8,15 @@ use selscan_dsl::{InputId, StateId};
 
 use super::memory::{Span, SpanMut};
 use crate::buffer::{TensorMut, TensorRef};
+use crate::place::Place;
 
-/// One buffer: its address, element type and how many elements it has.
+/// One buffer: its address, element type, how many elements it has and where it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
     pub ptr: *mut u8,
     pub dtype: Dtype,
     pub len: usize,
+    pub place: Place,
 }
 
 /// The memory of one launch. A role bound twice keeps the later binding.
@@ -45,7 +47,13 @@ impl<'a> Bindings<'a> {
     /// A state before the first step that becomes the state after the last one.
     pub fn in_place(&mut self, id: StateId, tensor: TensorMut<'a>) {
         let mut span = tensor.into_span();
-        self.bind(Role::Initial(id), span.ptr(), span.dtype(), span.len());
+        let bound = Bound {
+            ptr: span.ptr(),
+            dtype: span.dtype(),
+            len: span.len(),
+            place: span.place(),
+        };
+        self.bind(Role::Initial(id), bound);
         self.write(Role::Last(id), span);
     }
     /// An output, by its position.
@@ -56,14 +64,26 @@ impl<'a> Bindings<'a> {
         self.write(Role::Workspace(number), span);
     }
     fn read(&mut self, role: Role, span: Span<'a>) {
-        self.bind(role, span.ptr(), span.dtype(), span.len());
+        let bound = Bound {
+            ptr: span.ptr(),
+            dtype: span.dtype(),
+            len: span.len(),
+            place: span.place(),
+        };
+        self.bind(role, bound);
     }
     fn write(&mut self, role: Role, mut span: SpanMut<'a>) {
-        self.bind(role, span.ptr(), span.dtype(), span.len());
+        let bound = Bound {
+            ptr: span.ptr(),
+            dtype: span.dtype(),
+            len: span.len(),
+            place: span.place(),
+        };
+        self.bind(role, bound);
     }
-    fn bind(&mut self, role: Role, ptr: *mut u8, dtype: Dtype, len: usize) {
+    fn bind(&mut self, role: Role, bound: Bound) {
         self.bound.retain(|(r, _)| *r != role);
-        self.bound.push((role, Bound { ptr, dtype, len }));
+        self.bound.push((role, bound));
     }
     pub(super) fn get(&self, role: Role) -> Option<Bound> {
         self.bound.iter().find(|(r, _)| *r == role).map(|(_, b)| *b)

@@ -13,9 +13,9 @@ use cranelift_codegen::isa::OwnedTargetIsa;
 use rayon::ThreadPool;
 use selscan_codegen::Target;
 
+use super::Code;
 use super::host::{self, Feature};
 use super::memory::Memory;
-use super::program::CpuProgram;
 use crate::cache::CodeCache;
 use crate::error::Error;
 use crate::store::Store;
@@ -45,7 +45,7 @@ struct Shared {
     target: Target,
     /// None where one thread is asked for: the caller's.
     pool: Option<ThreadPool>,
-    code: CodeCache<CpuProgram>,
+    code: CodeCache<Code>,
     store: Store,
 }
 
@@ -130,7 +130,7 @@ impl Cpu {
     pub fn store(&self) -> &Store {
         &self.shared.store
     }
-    pub(crate) fn code(&self) -> &CodeCache<CpuProgram> {
+    pub(super) fn code(&self) -> &CodeCache<Code> {
         &self.shared.code
     }
     pub(super) fn isa(&self) -> &OwnedTargetIsa {

@@ -1,7 +1,7 @@
 //! Memory that kernels read and write: owned and 64-byte aligned, or borrowed as an address range.
 //!
 //! In: bytes to allocate, slices, raw pointers. Out: [`Memory`], [`Span`] and [`SpanMut`], which carry the
-//! lifetime of what they point into, so that everything above this folder is safe code.
+//! lifetime of what they point into and where that is, so that everything above this folder is safe code.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
@@ -12,6 +12,7 @@ use selscan_codegen::Dtype;
 
 use crate::buffer::{Element, TensorMut, TensorRef};
 use crate::error::Error;
+use crate::place::Place;
 
 /// The alignment of owned memory in bytes: a cache line, and the widest vector of any CPU.
 const ALIGN: usize = 64;
@@ -92,6 +93,7 @@ pub(crate) struct Span<'a> {
     ptr: *const u8,
     dtype: Dtype,
     len: usize,
+    place: Place,
     memory: PhantomData<&'a [u8]>,
 }
 
@@ -106,6 +108,7 @@ pub(crate) struct SpanMut<'a> {
     ptr: *mut u8,
     dtype: Dtype,
     len: usize,
+    place: Place,
     memory: PhantomData<&'a mut [u8]>,
 }
 
@@ -127,6 +130,7 @@ impl<'a> Span<'a> {
             ptr: data.as_ptr().cast(),
             dtype: T::DTYPE,
             len: data.len(),
+            place: Place::Host,
             memory: PhantomData,
         }
     }
@@ -137,6 +141,7 @@ impl<'a> Span<'a> {
             ptr: memory.as_ptr(),
             dtype,
             len,
+            place: Place::Host,
             memory: PhantomData,
         }
     }
@@ -148,6 +153,19 @@ impl<'a> Span<'a> {
     }
     pub(crate) fn addresses(&self) -> Range<usize> {
         addresses(self.ptr, self.dtype, self.len)
+    }
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+    /// `len` elements at an address on a GPU. Whoever makes it answers for the memory while `'a` lasts.
+    pub(super) fn on_device(ptr: u64, ordinal: Option<u32>, dtype: Dtype, len: usize) -> Span<'a> {
+        Span {
+            ptr: std::ptr::without_provenance(ptr as usize),
+            dtype,
+            len,
+            place: Place::Cuda(ordinal),
+            memory: PhantomData,
+        }
     }
     /// Its address for a kernel, which only reads it.
     pub(super) fn ptr(&self) -> *mut u8 {
@@ -162,6 +180,7 @@ impl<'a> SpanMut<'a> {
             ptr: data.as_mut_ptr().cast(),
             dtype: T::DTYPE,
             len: data.len(),
+            place: Place::Host,
             memory: PhantomData,
         }
     }
@@ -172,6 +191,7 @@ impl<'a> SpanMut<'a> {
             ptr: memory.as_mut_ptr(),
             dtype,
             len,
+            place: Place::Host,
             memory: PhantomData,
         }
     }
@@ -184,6 +204,34 @@ impl<'a> SpanMut<'a> {
     pub(crate) fn addresses(&self) -> Range<usize> {
         addresses(self.ptr, self.dtype, self.len)
     }
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+    /// `len` elements at an address on a GPU. Whoever makes it answers for the memory while `'a` lasts.
+    pub(super) fn on_device(
+        ptr: u64,
+        ordinal: Option<u32>,
+        dtype: Dtype,
+        len: usize,
+    ) -> SpanMut<'a> {
+        SpanMut {
+            ptr: std::ptr::without_provenance_mut(ptr as usize),
+            dtype,
+            len,
+            place: Place::Cuda(ordinal),
+            memory: PhantomData,
+        }
+    }
+    /// The same elements, to read.
+    pub(super) fn as_ref(&self) -> Span<'_> {
+        Span {
+            ptr: self.ptr,
+            dtype: self.dtype,
+            len: self.len,
+            place: self.place,
+            memory: PhantomData,
+        }
+    }
     /// The same elements for a shorter time.
     pub(crate) fn reborrow(&mut self) -> SpanMut<'_> {
         SpanMut { ..*self }
@@ -191,6 +239,7 @@ impl<'a> SpanMut<'a> {
     /// Every element set to `value`, rounded to its type.
     pub(crate) fn fill(&mut self, value: f64) {
         fn fill<T: Element>(span: &mut SpanMut<'_>, value: f64) {
+            assert!(span.place == Place::Host);
             // SAFETY: the span is an exclusive borrow of `len` elements of its dtype, which is `T`'s.
             unsafe { std::slice::from_raw_parts_mut(span.ptr.cast::<T>(), span.len) }
                 .fill(T::from_f64(value));
@@ -205,6 +254,7 @@ impl<'a> SpanMut<'a> {
     /// Every complex element set to `value`.
     pub(crate) fn fill_pairs(&mut self, value: f64) {
         fn fill<T: Element>(span: &mut SpanMut<'_>, value: f64) {
+            assert!(span.place == Place::Host);
             let pair = [T::from_f64(value), T::from_f64(0.0)];
             // SAFETY: as in `fill`; a pair is two elements and is aligned as one.
             unsafe { std::slice::from_raw_parts_mut(span.ptr.cast::<[T; 2]>(), span.len / 2) }
@@ -220,6 +270,7 @@ impl<'a> SpanMut<'a> {
     /// Its elements become those of `from`, which has as many of the same type.
     pub(crate) fn copy_from(&mut self, from: Span<'_>) {
         assert!(self.dtype == from.dtype && self.len == from.len);
+        assert!(self.place == Place::Host && from.place == Place::Host);
         // SAFETY: both have that many bytes; `copy` allows them to be the same memory.
         unsafe { std::ptr::copy(from.ptr, self.ptr, self.len * self.dtype.bytes()) }
     }
@@ -248,6 +299,7 @@ impl<'a> TensorRef<'a> {
             ptr,
             dtype,
             len,
+            place: Place::Host,
             memory: PhantomData,
         };
         Ok(TensorRef::from_span(span, shape))
@@ -273,6 +325,7 @@ impl<'a> TensorMut<'a> {
             ptr,
             dtype,
             len,
+            place: Place::Host,
             memory: PhantomData,
         };
         Ok(TensorMut::from_span(span, shape))

@@ -20,6 +20,7 @@ use super::cpu::{Cpu, contained};
 use super::memory::{Memory, SpanMut};
 use crate::cache::lock;
 use crate::error::Error;
+use crate::place::Place;
 
 /// A launch that touches fewer bytes than this runs on the calling thread: waking the others costs as much.
 const SPREAD_BYTES: usize = 32 << 10;
@@ -70,7 +71,7 @@ impl Pointers {
 }
 
 /// What a program is called in messages.
-fn name(program: &Program) -> &str {
+pub(super) fn name(program: &Program) -> &str {
     program.procs.first().map_or("", |p| p.name.as_str())
 }
 
@@ -178,11 +179,21 @@ impl Cpu {
 }
 
 /// The value of an integer expression of a program's extents, as a size.
-fn size(ix: &Ix, extents: &[i64], what: &dyn Fn() -> String) -> Result<usize, Error> {
+pub(super) fn size(ix: &Ix, extents: &[i64], what: &dyn Fn() -> String) -> Result<usize, Error> {
     let extent = |axis: selscan_dsl::AxisId| extents.get(axis.0 as usize).copied().unwrap_or(-1);
     ix.eval(&|_| -1, &extent)
         .and_then(|n| usize::try_from(n).ok())
         .ok_or_else(|| Error::TooLarge { what: what() })
+}
+
+/// Extents as the integers that programs compute with.
+pub(super) fn signed(extents: &Extents) -> Result<Vec<i64>, Error> {
+    let signed = |&n: &usize| {
+        i64::try_from(n).map_err(|_| Error::TooLarge {
+            what: format!("an axis of {n} points"),
+        })
+    };
+    extents.0.iter().map(signed).collect()
 }
 
 impl CpuProgram {
@@ -203,16 +214,7 @@ impl CpuProgram {
     /// [`Error::Unbound`] if a buffer is not bound, or not as long as the extents make it, or of another type;
     /// [`Error::TooLarge`], [`Error::OutOfMemory`].
     pub fn launch(&self, bindings: Bindings<'_>, extents: &Extents) -> Result<(), Error> {
-        let too_large = |n: usize| {
-            i64::try_from(n).map_err(|_| Error::TooLarge {
-                what: format!("an axis of {n} points"),
-            })
-        };
-        let extents: Vec<i64> = extents
-            .0
-            .iter()
-            .map(|&n| too_large(n))
-            .collect::<Result<_, _>>()?;
+        let extents = signed(extents)?;
         let mut workspaces = Vec::with_capacity(self.program.workspaces.len());
         for (dtype, len) in &self.program.workspaces {
             let len = size(len, &extents, &|| "a workspace".to_owned())?;
@@ -273,7 +275,8 @@ impl<'a> Launch<'a> {
             let is_shared = matches!(buffer.role, Role::Workspace(_));
             let bound = bindings
                 .get(buffer.role)
-                .filter(|b| b.dtype == buffer.dtype && (b.len == len || is_shared && b.len >= len))
+                .filter(|b| b.place == Place::Host && b.dtype == buffer.dtype)
+                .filter(|b| b.len == len || is_shared && b.len >= len)
                 .ok_or_else(|| Error::Unbound {
                     proc: proc.name.clone(),
                     name: buffer.name.clone(),

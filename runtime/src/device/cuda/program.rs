@@ -1,0 +1,394 @@
+//! A program as machine code for a GPU.
+//!
+//! In: a [`Program`] of loops (emitted as CUDA C, compiled by NVRTC or read from disk, loaded). Out: [`CudaProgram`],
+//! whose launch queues the procs one after another, each over all of its work items. The code is unloaded when the
+//! program is dropped.
+
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule};
+use selscan_codegen::backend::cuda::{Entry, Source, emit};
+use selscan_codegen::loop_ir::{Proc, Program, Role};
+use selscan_dsl::Extents;
+
+use super::code::{self, Cubin};
+use super::driver::{about, cu, failed_with};
+use super::nvrtc::Resources;
+use super::pool::Room;
+use super::{Cuda, Gpu};
+use crate::device::bindings::Bindings;
+use crate::device::cpu::contained;
+use crate::device::program::{name, signed, size};
+use crate::error::Error;
+use crate::place::Place;
+
+/// The most blocks of a grid.
+const MOST_BLOCKS: u64 = (1 << 31) - 1;
+/// Shared memory that a block may have without asking for it, bytes.
+const SHARED_UNASKED: u32 = 48 << 10;
+
+/// A program as machine code for one GPU.
+pub struct CudaProgram {
+    program: Program,
+    source: Source,
+    module: Module,
+    /// By proc.
+    functions: Vec<Function>,
+    resources: Vec<Resources>,
+    compile_time: Duration,
+    from_disk: bool,
+}
+
+/// Loaded code.
+struct Module {
+    gpu: Arc<Gpu>,
+    raw: CUmodule,
+}
+
+// SAFETY: modules may be used from any thread.
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Sync for Module {}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if let Ok(_entered) = self.gpu.context.enter() {
+            // SAFETY: loaded once, unloaded once; the driver waits for work that runs it.
+            let _ = unsafe { cu!(cuModuleUnload(self.raw)) };
+        }
+    }
+}
+
+/// A kernel of the module beside it.
+#[derive(Clone, Copy)]
+struct Function(CUfunction);
+
+// SAFETY: functions may be used from any thread, as long as their module.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
+
+impl Cuda {
+    /// Compiles a program, or reads what an earlier process compiled.
+    ///
+    /// # Errors
+    /// [`Error::NoNvrtc`], [`Error::OldDriver`]; [`Error::Jit`], [`Error::Nvrtc`] on a bug of the compiler.
+    pub fn compile(&self, program: &Program) -> Result<CudaProgram, Error> {
+        let panicked = |why| Error::Jit {
+            proc: name(program).to_owned(),
+            why: format!("it panicked: {why}"),
+        };
+        self.not_while_capturing("a kernel had to be compiled")?;
+        contained(panicked, || compile(&self.gpu, program))
+    }
+
+    /// The CUDA C of a program.
+    ///
+    /// # Errors
+    /// [`Error::Jit`] on a bug of the compiler.
+    pub fn source(program: &Program) -> Result<Source, Error> {
+        emit(program).map_err(|e| Error::Jit {
+            proc: name(program).to_owned(),
+            why: e.to_string(),
+        })
+    }
+}
+
+fn compile(gpu: &Arc<Gpu>, program: &Program) -> Result<CudaProgram, Error> {
+    let started = Instant::now();
+    let source = Cuda::source(program)?;
+    let bug = |why: String| Error::Jit {
+        proc: name(program).to_owned(),
+        why,
+    };
+    if source.entries.len() != program.procs.len() {
+        return Err(bug(format!(
+            "{} kernels for {} procs",
+            source.entries.len(),
+            program.procs.len()
+        )));
+    }
+    let folder = gpu.store.folder();
+    let mut cubin = code::obtain(folder, &source.text, gpu.capability)?;
+    let module = match load(gpu, &cubin) {
+        // A file that is whole may still hold what this driver does not take.
+        Err(why) if cubin.read => {
+            tracing::warn!(
+                "code that was read from disk can't be loaded ({why}); it is compiled again"
+            );
+            cubin = code::remake(folder, &source.text, gpu.capability)?;
+            load(gpu, &cubin)?
+        }
+        loaded => loaded?,
+    };
+    let functions = source
+        .entries
+        .iter()
+        .map(|entry| function(&module, entry).map_err(about(&entry.name)))
+        .collect::<Result<_, _>>()?;
+    // In the order of the procs.
+    let resources = |entry: &Entry| {
+        let found = cubin
+            .functions
+            .iter()
+            .find(|f| f.name == entry.name)
+            .cloned();
+        found.unwrap_or_else(|| Resources {
+            name: entry.name.clone(),
+            ..Resources::default()
+        })
+    };
+    Ok(CudaProgram {
+        program: program.clone(),
+        resources: source.entries.iter().map(resources).collect(),
+        source,
+        module,
+        functions,
+        compile_time: started.elapsed(),
+        from_disk: cubin.read,
+    })
+}
+
+/// Loads a CUBIN into the GPU's context.
+fn load(gpu: &Arc<Gpu>, cubin: &Cubin) -> Result<Module, Error> {
+    let _entered = gpu.context.enter()?;
+    let mut raw = std::ptr::null_mut();
+    // SAFETY: the CUBIN is an ELF file, whose header says how long it is; the driver copies it.
+    let loaded = unsafe { cu!(cuModuleLoadData(&raw mut raw, cubin.cubin.as_ptr().cast())) };
+    loaded.map_err(|error| {
+        let refused = [
+            "CUDA_ERROR_INVALID_IMAGE",
+            "CUDA_ERROR_NO_BINARY_FOR_GPU",
+            "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+            "CUDA_ERROR_INVALID_SOURCE",
+        ];
+        // Code runs on every driver of the same major version or a later one.
+        if cubin.nvrtc.0 > gpu.driver.0 && failed_with(&error, &refused) {
+            return Error::OldDriver {
+                found: gpu.driver,
+                wanted: (cubin.nvrtc.0, 0),
+                why: format!(
+                    "the code of NVRTC {}.{} needs",
+                    cubin.nvrtc.0, cubin.nvrtc.1
+                ),
+            };
+        }
+        error
+    })?;
+    Ok(Module {
+        gpu: gpu.clone(),
+        raw,
+    })
+}
+
+/// A kernel of a module, allowed the shared memory that it asks for.
+fn function(module: &Module, entry: &Entry) -> Result<Function, Error> {
+    let _entered = module.gpu.context.enter()?;
+    let symbol = CString::new(entry.name.as_str()).map_err(|_| Error::Jit {
+        proc: entry.name.clone(),
+        why: "its name has a NUL byte".to_owned(),
+    })?;
+    let mut raw = std::ptr::null_mut();
+    // SAFETY: the module is loaded, the name ends in NUL, one pointer is written.
+    unsafe {
+        cu!(cuModuleGetFunction(
+            &raw mut raw,
+            module.raw,
+            symbol.as_ptr()
+        ))
+    }?;
+    if entry.shared > SHARED_UNASKED {
+        let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is of a loaded module.
+        unsafe { cu!(cuFuncSetAttribute(raw, most, entry.shared as i32)) }?;
+    }
+    Ok(Function(raw))
+}
+
+/// One kernel about to be queued.
+struct Launch<'p> {
+    entry: &'p Entry,
+    function: Function,
+    blocks: u32,
+    /// The bits of its parameters, 64 each.
+    parameters: Vec<u64>,
+}
+
+impl CudaProgram {
+    /// The program as it was lowered.
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+    /// Its CUDA C, and what a launch of each kernel needs.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+    /// What each kernel takes of a multiprocessor.
+    #[must_use]
+    pub fn resources(&self) -> &[Resources] {
+        &self.resources
+    }
+    /// How long emission, compilation or reading, and loading took.
+    #[must_use]
+    pub fn compile_time(&self) -> Duration {
+        self.compile_time
+    }
+    /// Whether an earlier process had compiled it.
+    #[must_use]
+    pub fn from_disk(&self) -> bool {
+        self.from_disk
+    }
+
+    /// Queues every proc over all of its work items on the stream of `cuda`, and returns before they have run.
+    ///
+    /// # Errors
+    /// [`Error::Unbound`] if a buffer is not bound to memory of the GPU, or not as long as the extents make it, or of
+    /// another type; [`Error::Grid`], [`Error::DeviceMemory`], [`Error::Cuda`].
+    pub fn launch(
+        &self,
+        cuda: &Cuda,
+        bindings: Bindings<'_>,
+        extents: &Extents,
+    ) -> Result<(), Error> {
+        self.launch_in(&mut cuda.room(), bindings, extents)
+    }
+
+    pub(in crate::device) fn launch_in(
+        &self,
+        room: &mut Room<'_>,
+        bindings: Bindings<'_>,
+        extents: &Extents,
+    ) -> Result<(), Error> {
+        let cuda = room.cuda;
+        if !Arc::ptr_eq(&self.module.gpu, &cuda.gpu) {
+            return Err(Error::Placement {
+                kernel: name(&self.program).to_owned(),
+                device: format!("cuda:{}", self.module.gpu.ordinal),
+                odd: format!(
+                    "it is launched on another handle of cuda:{}",
+                    cuda.ordinal()
+                ),
+                remedy: "use the `Cuda` that compiled it, a clone of it, or `on_stream`".to_owned(),
+            });
+        }
+        let extents = signed(extents)?;
+        let mark = room.mark();
+        let mut workspaces = Vec::with_capacity(self.program.workspaces.len());
+        for (dtype, len) in &self.program.workspaces {
+            let too_large = || Error::TooLarge {
+                what: "a workspace".to_owned(),
+            };
+            let len = size(len, &extents, &|| "a workspace".to_owned())?;
+            workspaces.push((
+                room.take(len.checked_mul(dtype.bytes()).ok_or_else(too_large)?)?,
+                *dtype,
+                len,
+            ));
+        }
+        // Everything is checked before anything is queued.
+        let procs = self
+            .program
+            .procs
+            .iter()
+            .zip(&self.source.entries)
+            .zip(&self.functions);
+        let prepared = procs
+            .map(|((proc, entry), &function)| {
+                prepare(proc, entry, function, &bindings, &workspaces, &extents)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let _entered = cuda.enter()?;
+        for launch in prepared.into_iter().filter(|launch| launch.blocks > 0) {
+            launch.queue(cuda)?;
+        }
+        // What is queued next may have the workspaces: it runs later.
+        room.release(mark);
+        Ok(())
+    }
+}
+
+fn prepare<'p>(
+    proc: &Proc,
+    entry: &'p Entry,
+    function: Function,
+    bindings: &Bindings<'_>,
+    workspaces: &[(u64, selscan_codegen::Dtype, usize)],
+    extents: &[i64],
+) -> Result<Launch<'p>, Error> {
+    let mut parameters = Vec::with_capacity(proc.buffers.len() + entry.extents.len());
+    for buffer in proc.buffers.iter().filter(|b| b.role != Role::Scratch) {
+        let len = size(&buffer.len, extents, &|| format!("`{}`", buffer.name))?;
+        let found = match buffer.role {
+            Role::Workspace(number) => workspaces
+                .get(number as usize)
+                .filter(|(_, dtype, has)| *dtype == buffer.dtype && *has >= len)
+                .map(|(ptr, ..)| *ptr),
+            Role::Input(_) | Role::Initial(_) | Role::Last(_) | Role::Output(_) | Role::Scratch => {
+                bindings
+                    .get(buffer.role)
+                    .filter(|b| b.dtype == buffer.dtype && b.len == len && b.place != Place::Host)
+                    .map(|b| b.ptr.addr() as u64)
+            }
+        };
+        parameters.push(found.ok_or_else(|| Error::Unbound {
+            proc: proc.name.clone(),
+            name: buffer.name.clone(),
+            wanted: format!("{len} {} on the GPU", buffer.dtype),
+        })?);
+    }
+    for axis in &entry.extents {
+        let extent = extents.get(axis.0 as usize).copied().unwrap_or(0);
+        parameters.push(extent.cast_unsigned());
+    }
+    let items = size(&proc.items, extents, &|| {
+        "the count of work items".to_owned()
+    })? as u64;
+    let blocks = items.div_ceil(u64::from(entry.items.max(1)));
+    if blocks > MOST_BLOCKS {
+        return Err(Error::Grid {
+            kernel: entry.name.clone(),
+            blocks,
+            most: MOST_BLOCKS,
+        });
+    }
+    Ok(Launch {
+        entry,
+        function,
+        blocks: blocks as u32,
+        parameters,
+    })
+}
+
+impl Launch<'_> {
+    /// Puts the kernel on the stream. The context is the thread's.
+    fn queue(mut self, cuda: &Cuda) -> Result<(), Error> {
+        let mut addresses: Vec<*mut std::ffi::c_void> = self
+            .parameters
+            .iter_mut()
+            .map(|p| std::ptr::from_mut(p).cast())
+            .collect();
+        // SAFETY: the kernel has these parameters, 64 bits each (the emitter's contract), which the driver copies. Every
+        // buffer is there and as long as the proc's declaration says; the verifier keeps indices to declared names, and
+        // blocks write disjoint elements.
+        let queued = unsafe {
+            cu!(cuLaunchKernel(
+                self.function.0,
+                self.blocks,
+                1,
+                1,
+                self.entry.threads,
+                1,
+                1,
+                self.entry.shared,
+                cuda.stream(),
+                addresses.as_mut_ptr(),
+                std::ptr::null_mut(),
+            ))
+        };
+        queued.map_err(about(&self.entry.name))
+    }
+}
