@@ -30,6 +30,7 @@ mod error;
 mod kernel;
 mod owned;
 mod place;
+mod resident;
 mod run;
 mod spec;
 mod store;
@@ -40,11 +41,12 @@ pub use buffer::{Element, Tensor, TensorMut, TensorRef};
 pub use device::cuda::nvrtc;
 pub use device::{
     Code, Cpu, CpuOptions, CpuProgram, Cuda, CudaOptions, CudaProgram, Device, DeviceName,
-    DeviceTensor, Feature,
+    DeviceTensor, Event, Feature, Graph,
 };
 pub use error::Error;
 pub use kernel::{Compiled, CompiledStage, Kernel};
 pub use owned::{OwnedArgs, OwnedResults};
+pub use resident::Resident;
 pub use selscan_codegen::{Dtype, Schedule, Target};
 pub use spec::Spec;
 pub use store::{FOLDER_VARIABLE, Key, Record, Store};

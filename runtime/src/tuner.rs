@@ -3,8 +3,6 @@
 //! In: a kernel and arguments of the size that matters. Out: [`Tuned`]. A schedule may win only after its results
 //! on a slice of the data are those of the f64 meaning: |y − y64| ≤ K·eps·m, m the running error bound.
 
-use std::time::Instant;
-
 use selscan_codegen::plan::Plan;
 use selscan_codegen::{Algorithm, Schedule, candidates};
 use selscan_dsl::{Array, AxisIndex, AxisSet, Extents, Node, Outputs, eval_with_bound};
@@ -12,7 +10,8 @@ use selscan_dsl::{Array, AxisIndex, AxisSet, Extents, Node, Outputs, eval_with_b
 use crate::buffer::Tensor;
 use crate::error::Error;
 use crate::kernel::Kernel;
-use crate::owned::{OwnedArgs, OwnedResults};
+use crate::owned::OwnedArgs;
+use crate::resident::Resident;
 use crate::store::Record;
 
 /// K of the one tolerance: |y − y64| ≤ K·eps·m, m the running error bound of the f64 meaning.
@@ -88,7 +87,7 @@ impl Tuner<'_> {
         let (spec, extents) = kernel.resolve(args)?;
         let options = spec.options(kernel.recurrence());
         let target = kernel.device().target();
-        let mut results = kernel.results(args)?;
+        let mut resident = Resident::past_cache(kernel, args)?;
         let check = Check::new(kernel, args)?;
         let mut best: Vec<Schedule> = kernel
             .plan(&spec, &extents)?
@@ -107,8 +106,12 @@ impl Tuner<'_> {
                 let mut all = best.clone();
                 all[stage] = schedule;
                 let outcome = match check.run(kernel, &all) {
-                    Ok(()) => self
-                        .time(&kernel.with_schedules(&all), args, &mut results, seconds)
+                    Ok(()) => resident
+                        .seconds(
+                            &kernel.with_schedules(&all),
+                            self.repeats,
+                            HOPELESS * seconds,
+                        )
                         .map_err(|e| e.to_string()),
                     Err(why) => Err(why),
                 };
@@ -156,28 +159,6 @@ impl Tuner<'_> {
             table,
             stored: saved.is_ok() && kernel.device().store().folder().is_some(),
         })
-    }
-
-    /// The median of some runs, after one that is not counted.
-    fn time(
-        &self,
-        kernel: &Kernel,
-        args: &OwnedArgs,
-        results: &mut OwnedResults,
-        best: f64,
-    ) -> Result<f64, Error> {
-        kernel.launch(args.args(results))?;
-        let mut times = Vec::with_capacity(self.repeats.max(1));
-        for _ in 0..self.repeats.max(1) {
-            let started = Instant::now();
-            kernel.launch(args.args(results))?;
-            times.push(started.elapsed().as_secs_f64());
-            if times[0] > HOPELESS * best {
-                break;
-            }
-        }
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2])
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use selscan_codegen::{Dtype, Schedule};
+use selscan_runtime::DeviceName;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -13,7 +14,8 @@ Exit codes:
   3  a bug in selscan, or a machine that it makes no code for
 
 Environment:
-  SELSCAN_CACHE_DIR  the folder of tuned schedules
+  SELSCAN_CACHE_DIR  the folder of tuned schedules and of code compiled for GPUs
+  SELSCAN_NVRTC      NVRTC's library, or a folder that it is in (kernels for GPUs are compiled with it)
   RUST_LOG           what to log on stderr, for example `debug`";
 
 const EXAMPLES: &str = "\
@@ -24,6 +26,7 @@ Examples:
   selscan explain selective_scan --stage loops
   selscan tune selective_scan --shape L=4096   find the fastest schedule and remember it
   selscan bench --filter mamba
+  selscan selftest --device cuda:0             every model on the GPU, compared with its meaning
   selscan list
 
 ";
@@ -67,9 +70,15 @@ pub enum Command {
     Tune(Box<TuneArgs>),
     /// Time the catalogue
     ///
-    /// Each model at its typical extents, beside the same kernel in scalar code (lanes=1); Mamba's selective scan also
-    /// beside plain scalar Rust.
+    /// Each model at its typical extents; on the CPU beside the same kernel in scalar code (lanes=1), and Mamba's selective
+    /// scan also beside plain scalar Rust; on a GPU beside what its memory and its exponential unit allow.
     Bench(BenchArgs),
+    /// Run every model of the catalogue on a device and compare with the f64 meaning
+    ///
+    /// Every element type, every kind of schedule, odd and empty shapes, initial states and packed sequences. Each run is
+    /// into memory full of NaN, and made twice: the numbers must be the same to the last bit.
+    #[command(after_help = SELFTEST_EXAMPLES)]
+    Selftest(SelftestArgs),
     /// List the catalogue: models, their sources, classes and algorithms
     List,
 }
@@ -81,18 +90,27 @@ Examples:
   selscan run scan.rs --input x.safetensors --output y.safetensors
   selscan run scan.rs --input x.safetensors --output y64.safetensors --eval
   selscan run scan.rs --input x.safetensors --check full
-  selscan run scan.rs --shape B=1,L=1000,D=64,N=16 --range a=-1..-0.1 --without z";
+  selscan run scan.rs --shape B=1,L=1000,D=64,N=16 --range a=-1..-0.1 --without z
+  selscan run --device cuda:0 --dtype bf16";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   selscan explain scan.rs --shape B=1,L=2048,D=1536,N=16
   selscan explain selective_scan --stage scan
-  selscan explain rwkv6 --stage asm";
+  selscan explain rwkv6 --stage asm
+  selscan explain selective_scan --stage cuda";
 
 const TUNE_EXAMPLES: &str = "\
 Examples:
   selscan tune selective_scan
-  selscan tune scan.rs --shape B=1,L=65536,D=64,N=16 --threads 2";
+  selscan tune scan.rs --shape B=1,L=65536,D=64,N=16 --threads 2
+  selscan tune --device cuda:0 --dtype bf16 --report tuned.json --plot tuned.svg";
+
+const SELFTEST_EXAMPLES: &str = "\
+Examples:
+  selscan selftest
+  selscan selftest --device cuda:0 --quick
+  selscan selftest --device cpu --filter mamba";
 
 /// Which kernel, and how it is called.
 #[derive(Args, Clone, Debug)]
@@ -115,14 +133,24 @@ pub struct KernelArgs {
     /// The type of tensors: f32, f64, bf16 or f16 [default: f32, or as in the input file]
     #[arg(long, value_parser = dtype)]
     pub dtype: Option<Dtype>,
-    /// Threads [default: all]
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Where kernels run.
+#[derive(Args, Clone, Copy, Default, Debug)]
+pub struct DeviceArgs {
+    /// Where kernels run [default: the first GPU if there is one, else the CPU]
+    #[arg(long, value_name = "cpu|cuda:N")]
+    pub device: Option<DeviceName>,
+    /// Threads of the CPU, which then is the device [default: all]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
 
 impl KernelArgs {
     /// A model of the catalogue, called as is typical.
-    pub fn of_model(name: &str, threads: Option<u16>) -> KernelArgs {
+    pub fn of_model(name: &str, device: DeviceArgs) -> KernelArgs {
         KernelArgs {
             source: name.to_owned(),
             kernel: None,
@@ -130,7 +158,7 @@ impl KernelArgs {
             without: vec![],
             range: vec![],
             dtype: None,
-            threads,
+            device,
         }
     }
 }
@@ -207,10 +235,12 @@ pub enum Stage {
     Plan,
     /// The loops
     Loops,
-    /// The code generator's input
+    /// The CPU code generator's input
     Clif,
-    /// The machine code
+    /// The CPU's machine code
     Asm,
+    /// The GPU's CUDA C (for an H200 where there is no GPU)
+    Cuda,
 }
 
 /// `selscan tune`.
@@ -218,6 +248,25 @@ pub enum Stage {
 pub struct TuneArgs {
     #[command(flatten)]
     pub kernel: KernelArgs,
+    /// Write all that was measured to a file, as JSON
+    #[arg(long, value_name = "FILE.json")]
+    pub report: Option<PathBuf>,
+    /// Draw the time of every schedule, and what the device allows, to a file
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+}
+
+/// `selscan selftest`.
+#[derive(Args, Debug)]
+pub struct SelftestArgs {
+    /// Models whose name or source contains this, whatever the case
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Fewer types, schedules and shapes
+    #[arg(long)]
+    pub quick: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 /// `selscan bench`.
@@ -226,9 +275,8 @@ pub struct BenchArgs {
     /// Models whose name or source contains this, whatever the case
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
-    /// Threads [default: all]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Use the small extents of the tests: quick, and no measure of speed
     #[arg(long)]
     pub small: bool,

@@ -273,9 +273,29 @@ fn compare(
         let axes: Vec<AxisId> = r.batch_axis().into_iter().chain([r.time]).collect();
         part.seq_idx = Some(gather(x, &axes, &keep));
     }
-    let (wanted, bound) = eval_with_bound(r, &part)?;
+    let meaning = eval_with_bound(r, &part)?;
+    let at_kept = |x: &Array, axes: &[AxisId]| gather(x, axes, &keep);
+    Ok(against(
+        r,
+        job.spec.compute(),
+        &meaning,
+        (found, results),
+        &at_kept,
+        with_last,
+    ))
+}
+
+/// Compares results, of which `part` gives what the meaning was taken of, with a meaning and its bound.
+fn against(
+    r: &Recurrence,
+    compute: Ty,
+    (wanted, bound): &(Outputs, Outputs),
+    (found, results): (&Outputs, &OwnedResults),
+    part: &dyn Fn(&Array, &[AxisId]) -> Array,
+    with_last: bool,
+) -> Check {
     let mut check = Check::default();
-    let arithmetic = if job.spec.compute() == Ty::F64 {
+    let arithmetic = if compute == Ty::F64 {
         Dtype::F64
     } else {
         Dtype::F32
@@ -286,10 +306,7 @@ fn compare(
             .max(arithmetic.epsilon())
     };
     for decl in &r.outputs {
-        let whole = found
-            .tensors
-            .get(&decl.name)
-            .map(|x| gather(x, &decl.axes, &keep));
+        let whole = found.tensors.get(&decl.name).map(|x| part(x, &decl.axes));
         let arrays = (
             wanted.tensors.get(&decl.name),
             bound.tensors.get(&decl.name),
@@ -298,10 +315,7 @@ fn compare(
         check.numbers(&decl.name, arrays, eps(results.outputs.get(&decl.name)));
     }
     for decl in r.states.iter().filter(|_| with_last) {
-        let whole = found
-            .last
-            .get(&decl.name)
-            .map(|x| gather(x, &decl.axes, &keep));
+        let whole = found.last.get(&decl.name).map(|x| part(x, &decl.axes));
         let arrays = (
             wanted.last.get(&decl.name),
             bound.last.get(&decl.name),
@@ -313,7 +327,23 @@ fn compare(
             eps(results.last.get(&decl.name)),
         );
     }
-    Ok(check)
+    check
+}
+
+/// Compares all of a run's results with its meaning and its bound.
+pub fn whole(
+    r: &Recurrence,
+    compute: Ty,
+    meaning: &(Outputs, Outputs),
+    results: &OwnedResults,
+) -> Check {
+    let found = results.to_outputs(r);
+    let all = |x: &Array, _: &[AxisId]| x.clone();
+    let check = against(r, compute, meaning, (&found, results), &all, true);
+    Check {
+        of: check.compared,
+        ..check
+    }
 }
 
 impl Check {

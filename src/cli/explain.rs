@@ -1,23 +1,37 @@
 //! `selscan explain`: what a kernel becomes. In: a kernel and a shape. Out: its story on one page, or one stage of the
 //! compiler whole.
 
-use selscan_codegen::{Plan, lower};
+use selscan_codegen::{Plan, Schedule, Target, default_plan, lower};
 use selscan_dsl::scan::Scan;
 use selscan_dsl::syntax::{Expr, ExprKind, Stmt};
 use selscan_dsl::{NodeId, Op, OutputDecl, Recurrence};
+use selscan_runtime::{Cuda, Device};
 use serde_json::{Value, json};
 
 use super::args::{ExplainArgs, Stage};
 use super::failure::Failure;
-use super::job::Job;
+use super::job::{self, Job};
 use super::report::{Report, bytes, digits, indent, table};
 use super::stages::{as_written, fused};
 
 /// Explains a kernel.
 pub fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
-    let job = Job::described(&args.kernel, args.schedule.schedule)?;
+    let asked = args.kernel.device;
+    let device = match args.stage {
+        // These are the CPU's, also where there is a GPU.
+        Some(Stage::Clif | Stage::Asm) if asked.device.is_none() => {
+            Device::Cpu(job::cpu(asked.threads)?)
+        }
+        _ => job::device(asked)?,
+    };
+    let job = Job::described(&args.kernel, args.schedule.schedule, &device)?;
     let scans = job.kernel.scans(&job.spec)?;
-    let plans = job.kernel.plan(&job.spec, &job.extents)?;
+    let plans = match args.stage {
+        Some(Stage::Cuda) if device.cuda().is_none() => {
+            for_h200(&job, &scans, args.schedule.schedule)?
+        }
+        _ => job.kernel.plan(&job.spec, &job.extents)?,
+    };
     match args.stage {
         None => page(&job, &scans, &plans),
         Some(stage) => {
@@ -29,11 +43,29 @@ pub fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
     }
 }
 
+/// The plans for a GPU that is not at hand.
+fn for_h200(job: &Job, scans: &[Scan], schedule: Option<Schedule>) -> Result<Vec<Plan>, Failure> {
+    let (options, target) = (job.spec.options(&job.source.recurrence), Target::h200());
+    let plan = |scan: &Scan| match &schedule {
+        Some(schedule) => Plan::new(scan, &job.extents, &options, &target, schedule),
+        None => default_plan(scan, &job.extents, &options, &target),
+    };
+    let plans = scans.iter().map(plan).collect::<Result<_, _>>();
+    Ok(plans.map_err(selscan_runtime::Error::from)?)
+}
+
 /// One stage whole.
 fn whole(job: &Job, scans: &[Scan], plans: &[Plan], stage: Stage) -> Result<String, Failure> {
     let programs = || plans.iter().map(lower);
-    let cpu = super::job::cpu(None)?;
     let join = |texts: Result<Vec<String>, Failure>| Ok(texts?.join("\n"));
+    let cpu = || {
+        job.kernel.device().cpu().ok_or_else(|| {
+            Failure::Usage(
+                "clif and asm are the CPU's: say --device cpu, or --stage cuda for the GPU's code"
+                    .into(),
+            )
+        })
+    };
     match stage {
         Stage::Recurrence => Ok(job.source.recurrence.to_string()),
         Stage::Scan => {
@@ -51,16 +83,9 @@ fn whole(job: &Job, scans: &[Scan], plans: &[Plan], stage: Stage) -> Result<Stri
             .map(|p| p.to_string())
             .collect::<Vec<_>>()
             .join("\n")),
-        Stage::Clif => join(
-            programs()
-                .map(|p| cpu.clif(&p).map_err(Failure::from))
-                .collect(),
-        ),
-        Stage::Asm => join(
-            programs()
-                .map(|p| cpu.asm(&p).map_err(Failure::from))
-                .collect(),
-        ),
+        Stage::Clif => join(programs().map(|p| Ok(cpu()?.clif(&p)?)).collect()),
+        Stage::Asm => join(programs().map(|p| Ok(cpu()?.asm(&p)?)).collect()),
+        Stage::Cuda => join(programs().map(|p| Ok(Cuda::source(&p)?.text)).collect()),
     }
 }
 

@@ -120,9 +120,12 @@ fn offset(text: &str, line: usize, column: usize) -> usize {
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         match error {
-            Error::Jit { .. } | Error::Unbound { .. } | Error::Panicked { .. } | Error::Host(_) => {
-                Failure::Internal(error.to_string())
-            }
+            Error::Jit { .. }
+            | Error::Unbound { .. }
+            | Error::Panicked { .. }
+            | Error::Host(_)
+            | Error::Nvrtc { .. }
+            | Error::Cuda { .. } => Failure::Internal(error.to_string()),
             Error::Untunable { .. } => Failure::Wrong(error.to_string()),
             _ => Failure::Usage(error.to_string()),
         }

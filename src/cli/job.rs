@@ -4,9 +4,11 @@ use std::path::Path;
 
 use selscan_codegen::{Algorithm, Dtype, Plan, Schedule, candidates};
 use selscan_dsl::{AxisId, Extents};
-use selscan_runtime::{Cpu, CpuOptions, Kernel, OwnedArgs, OwnedResults, Spec, Tensor};
+use selscan_runtime::{
+    Cpu, CpuOptions, Cuda, Device, DeviceName, Kernel, OwnedArgs, OwnedResults, Spec, Tensor,
+};
 
-use super::args::KernelArgs;
+use super::args::{DeviceArgs, KernelArgs};
 use super::failure::Failure;
 use super::source::Source;
 use super::{data, files};
@@ -31,6 +33,20 @@ pub fn cpu(threads: Option<u16>) -> Result<Cpu, Failure> {
     Ok(Cpu::with_options(options)?)
 }
 
+/// The device asked for: by its name; the CPU if threads are; else the best there is.
+pub fn device(args: DeviceArgs) -> Result<Device, Failure> {
+    match (args.device, args.threads) {
+        (Some(DeviceName::Cuda(_)), Some(_)) => Err(Failure::Usage(
+            "--threads is about the CPU: leave it out, or say --device cpu".into(),
+        )),
+        (Some(DeviceName::Cuda(ordinal)), None) => Ok(Device::Cuda(Cuda::new(ordinal)?)),
+        (Some(DeviceName::Cpu), threads) | (None, threads @ Some(_)) => {
+            Ok(Device::Cpu(cpu(threads)?))
+        }
+        (None, None) => Ok(Device::best()?),
+    }
+}
+
 impl Job {
     /// A kernel on made-up data.
     pub fn made_up(args: &KernelArgs, schedule: Option<Schedule>) -> Result<Job, Failure> {
@@ -46,11 +62,15 @@ impl Job {
     ) -> Result<Job, Failure> {
         let extents = data::extents(&source, &args.shape)?;
         let made = data::make(&source, args, &extents, args.dtype.unwrap_or(Dtype::F32))?;
-        Job::new(source, made, args.threads, schedule, vec![])
+        Job::new(source, made, &device(args.device)?, schedule, vec![])
     }
 
     /// A kernel as it would be called on made-up data, without the data.
-    pub fn described(args: &KernelArgs, schedule: Option<Schedule>) -> Result<Job, Failure> {
+    pub fn described(
+        args: &KernelArgs,
+        schedule: Option<Schedule>,
+        device: &Device,
+    ) -> Result<Job, Failure> {
         let source = Source::load(&args.source, args.kernel.as_deref())?;
         let r = &source.recurrence;
         let extents = data::extents(&source, &args.shape)?;
@@ -59,7 +79,7 @@ impl Job {
         for name in data::given(r, &args.without)? {
             spec = spec.with_input(r, &name, dtype)?;
         }
-        let kernel = cpu(args.threads)?.kernel(r.clone());
+        let kernel = device.kernel(r.clone());
         Ok(Job {
             kernel: schedule.map_or(kernel.clone(), |s| kernel.with_schedule(s)),
             args: OwnedArgs::default(),
@@ -89,17 +109,18 @@ impl Job {
         }
         let source = Source::load(&args.source, args.kernel.as_deref())?;
         let loaded = files::load(input, &source.recurrence, flags, args.dtype)?;
-        Job::new(source, loaded.args, args.threads, schedule, loaded.ignored)
+        let device = device(args.device)?;
+        Job::new(source, loaded.args, &device, schedule, loaded.ignored)
     }
 
     fn new(
         source: Source,
         args: OwnedArgs,
-        threads: Option<u16>,
+        device: &Device,
         schedule: Option<Schedule>,
         ignored: Vec<String>,
     ) -> Result<Job, Failure> {
-        let kernel = cpu(threads)?.kernel(source.recurrence.clone());
+        let kernel = device.kernel(source.recurrence.clone());
         let kernel = schedule.map_or(kernel.clone(), |s| kernel.with_schedule(s));
         let (spec, extents) = kernel.resolve(&args)?;
         Ok(Job {

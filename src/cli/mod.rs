@@ -8,14 +8,17 @@ mod data;
 mod explain;
 mod failure;
 mod files;
+mod floor;
 mod job;
 mod list;
 mod measure;
 mod report;
 mod run;
+mod selftest;
 mod source;
 mod stages;
 mod sweep;
+mod trials;
 mod tune;
 
 use std::process::ExitCode;
@@ -46,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::explain(args),
         Command::Tune(args) => tune::tune(args),
         Command::Bench(args) => sweep::bench(args),
+        Command::Selftest(args) => selftest::selftest(args, cli.json),
         Command::List => list::list(),
     };
     match done.and_then(|report| print(&report, cli.json).map(|()| report)) {

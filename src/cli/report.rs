@@ -64,6 +64,11 @@ pub fn digits(x: f64) -> String {
     }
 }
 
+/// A share: `83 %`.
+pub fn percent(share: f64) -> String {
+    format!("{:.0} %", share * 100.0)
+}
+
 /// A number of bytes.
 pub fn bytes(n: f64) -> String {
     prefixed(n, "B")

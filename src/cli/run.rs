@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use selscan_codegen::Dtype;
 use selscan_dsl::{Array, eval};
-use selscan_runtime::{Cpu, Kernel, OwnedResults, Tensor};
+use selscan_runtime::{Cpu, Device, Kernel, OwnedResults, Resident, Tensor};
 use serde_json::{Value, json};
 
 use super::args::{CheckArg, RunArgs};
@@ -14,12 +14,16 @@ use super::baseline::{self, Problem};
 use super::check::{Check, check};
 use super::failure::Failure;
 use super::files::Pending;
+use super::floor::Floor;
 use super::job::Job;
 use super::measure::{Run, in_turns};
-use super::report::{Report, count, digits, rate, table, time};
+use super::report::{Report, count, digits, percent, rate, table, time};
 
 /// How long measurements go on.
 const BUDGET: Duration = Duration::from_millis(2500);
+
+/// Timed runs on a GPU.
+const REPEATS: usize = 9;
 
 /// Runs a kernel.
 pub fn run(args: &RunArgs) -> Result<Report, Failure> {
@@ -71,7 +75,10 @@ pub fn run(args: &RunArgs) -> Result<Report, Failure> {
             format!("{}, for the result is wrong", path.display()),
         );
     } else if args.input.is_none() && !args.eval && wrong.is_none() {
-        speeds(&job, &mut out)?;
+        match job.kernel.device() {
+            Device::Cpu(_) => speeds(&job, &mut out)?,
+            Device::Cuda(_) => speeds_on_gpu(&job, &mut out)?,
+        }
     }
     Ok(Report {
         wrong,
@@ -112,7 +119,7 @@ impl Story {
             .model
             .map_or(String::new(), |m| format!("  ({})", m.source));
         out.line("kernel", format!("{}{source}", r.name));
-        out.line("machine", device.target().name.clone());
+        out.line("device", device.to_string());
         out.line(
             "shape",
             format!(
@@ -195,6 +202,32 @@ fn compiled(job: &Job, out: &mut Story) -> Result<OwnedResults, Failure> {
             schedules.join("; ")
         ),
     );
+    let on_gpu = code.stages().iter().filter_map(|s| s.program.cuda());
+    let mut resources = Vec::new();
+    for program in on_gpu {
+        for r in program.resources() {
+            let from = if program.from_disk() {
+                ", read from disk"
+            } else {
+                ""
+            };
+            out.line(
+                if resources.is_empty() { "kernels" } else { "" },
+                format!(
+                    "{}: {} registers, {} bytes spilled, {} bytes of stack{from}",
+                    r.name,
+                    r.registers,
+                    r.spill_stores + r.spill_loads,
+                    r.stack_frame
+                ),
+            );
+            resources.push(json!({
+                "name": r.name, "registers": r.registers, "spill_stores": r.spill_stores, "spill_loads": r.spill_loads,
+                "stack_frame": r.stack_frame, "shared": r.shared, "from_disk": program.from_disk(),
+            }));
+        }
+    }
+    out.json["kernels"] = json!(resources);
     out.json["compile_seconds"] = json!(whole);
     out.json["jit_seconds"] = json!(jit);
     out.json["schedules"] = json!(schedules);
@@ -297,6 +330,57 @@ fn speeds(job: &Job, out: &mut Story) -> Result<(), Failure> {
     };
     out.json["bytes"] = json!(bytes);
     out.json["speed"] = json!(rows.iter().map(row).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Times the kernel on the GPU, with its tensors there, and on the CPU.
+fn speeds_on_gpu(job: &Job, out: &mut Story) -> Result<(), Failure> {
+    let device = job.kernel.device();
+    let cpu = Cpu::new()?.kernel(job.source.recurrence.clone());
+    let mut on_cpu = cpu.results(&job.args)?;
+    let bytes = job.bytes(&on_cpu);
+    let mut by_cpu = || {
+        cpu.launch(job.args.args(&mut on_cpu))
+            .map_err(Failure::from)
+    };
+    let base = in_turns(BUDGET / 2, &mut [&mut by_cpu])?[0];
+    let mut resident = Resident::past_cache(&job.kernel, &job.args)?;
+    let seconds = resident.seconds(&job.kernel, REPEATS, f64::INFINITY)?;
+    let floor = Floor::of(job, bytes)?;
+    let threads = cpu.device().cpu().map_or(1, Cpu::threads);
+    let row = |what: String, seconds: f64, floor: Option<Floor>| {
+        let share = floor.map(|f| format!("{} ({})", percent(f.seconds() / seconds), f.what()));
+        vec![
+            what,
+            time(seconds),
+            format!("{}/s", count(job.points() / seconds)),
+            rate(bytes / seconds),
+            format!("{}×", digits(base / seconds)),
+            share.unwrap_or_default(),
+        ]
+    };
+    let rows = [
+        row(format!("selscan, cpu, {threads} threads"), base, None),
+        row(format!("selscan, {}", device.name()), seconds, floor),
+    ];
+    let header = ["", "time", "points", "memory", "speed", "of floor"];
+    out.tail = format!(
+        "\n{}tensors on the GPU and not in its cache; floor: the least time that memory and exponentials take\n",
+        table(&header, &rows, &[false, true, true, true, true, false])
+    );
+    out.json["bytes"] = json!(bytes);
+    let speed = |what: &str, seconds: f64| {
+        json!({
+            "what": what, "seconds": seconds, "points_per_second": job.points() / seconds,
+            "bytes_per_second": bytes / seconds, "ratio": base / seconds,
+        })
+    };
+    out.json["speed"] = json!([
+        speed("cpu", base),
+        speed(&device.name().to_string(), seconds)
+    ]);
+    out.json["floor_memory_seconds"] = json!(floor.map(|f| f.memory));
+    out.json["floor_exponentials_seconds"] = json!(floor.map(|f| f.special));
     Ok(())
 }
 

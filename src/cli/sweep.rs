@@ -5,20 +5,25 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use selscan_models::{CATALOGUE, Model};
+use selscan_runtime::{Device, Resident};
 use serde_json::json;
 
 use super::args::{BenchArgs, KernelArgs};
 use super::baseline;
 use super::check::style;
 use super::failure::Failure;
-use super::job::Job;
+use super::floor::Floor;
+use super::job::{self, Job};
 use super::measure::{Run, in_turns};
-use super::report::{Report, digits, rate, table, time};
+use super::report::{Report, digits, percent, rate, table, time};
 use super::run::plain;
 use super::source::Source;
 
 /// How long each model is measured.
 const BUDGET: Duration = Duration::from_millis(600);
+
+/// Timed runs of a model on a GPU.
+const REPEATS: usize = 9;
 
 /// Times the catalogue.
 pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
@@ -33,19 +38,14 @@ pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
         )));
     }
     let bar = ProgressBar::new(models.len() as u64).with_style(style());
+    if let Device::Cuda(_) = job::device(args.device)? {
+        return on_gpu(args, &models, &bar);
+    }
     let (mut rows, mut all) = (Vec::new(), Vec::new());
     let mut machine = String::new();
     for model in models {
         bar.set_message(model.name);
-        let mut kernel = KernelArgs::of_model(model.name, args.threads);
-        if args.small {
-            kernel.shape = model
-                .small
-                .iter()
-                .map(|&(axis, n)| (axis.to_owned(), n))
-                .collect();
-        }
-        let job = Job::with_data(Source::of(model)?, &kernel, None)?;
+        let job = job_of(model, args)?;
         machine = job.kernel.device().target().name.clone();
         let scalar = job.scalar()?;
         let (mut fast, mut slow) = (job.kernel.results(&job.args)?, scalar.results(&job.args)?);
@@ -106,6 +106,73 @@ pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
     let right = [false, false, true, true, true, true, true];
     let text = format!(
         "{machine}\n\n{}\nf32; vs lanes=1: the same kernel in scalar code on as many threads; vs plain Rust: on one thread\n",
+        table(&header, &rows, &right)
+    );
+    Ok(Report::new(
+        text,
+        json!({ "command": "bench", "machine": machine, "models": all }),
+    ))
+}
+
+/// A model at its typical (or small) extents.
+fn job_of(model: &'static Model, args: &BenchArgs) -> Result<Job, Failure> {
+    let mut kernel = KernelArgs::of_model(model.name, args.device);
+    if args.small {
+        let small = model.small.iter();
+        kernel.shape = small.map(|&(axis, n)| (axis.to_owned(), n)).collect();
+    }
+    Job::with_data(Source::of(model)?, &kernel, None)
+}
+
+/// The catalogue on a GPU: beside what its memory and its exponential unit allow.
+fn on_gpu(
+    args: &BenchArgs,
+    models: &[&'static Model],
+    bar: &ProgressBar,
+) -> Result<Report, Failure> {
+    let (mut rows, mut all) = (Vec::new(), Vec::new());
+    let mut machine = String::new();
+    for model in models {
+        bar.set_message(model.name);
+        let job = job_of(model, args)?;
+        machine = job.kernel.device().target().name.clone();
+        let bytes = job.bytes(&job.kernel.results(&job.args)?);
+        let mut resident = Resident::past_cache(&job.kernel, &job.args)?;
+        let seconds = resident.seconds(&job.kernel, REPEATS, f64::INFINITY)?;
+        let floor = Floor::of(&job, bytes)?;
+        let per_point = seconds / job.points().max(1.0);
+        let schedules: Vec<String> = job.schedules()?.iter().map(ToString::to_string).collect();
+        let share = floor.map(|f| f.seconds() / seconds);
+        rows.push(vec![
+            model.name.to_owned(),
+            job.shape_text(),
+            time(seconds),
+            format!("{:.4} ns", per_point * 1e9),
+            rate(bytes / seconds),
+            share.map_or(String::new(), percent),
+            floor.map_or(String::new(), |f| f.what().to_owned()),
+        ]);
+        all.push(json!({
+            "model": model.name, "shape": job.shape().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            "seconds": seconds, "seconds_per_point": per_point, "bytes_per_second": bytes / seconds,
+            "floor_memory_seconds": floor.map(|f| f.memory), "floor_exponentials_seconds": floor.map(|f| f.special),
+            "share_of_floor": share, "schedules": schedules,
+        }));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let header = [
+        "model",
+        "shape",
+        "time",
+        "per point",
+        "memory",
+        "of floor",
+        "floor by",
+    ];
+    let right = [false, false, true, true, true, true, false];
+    let text = format!(
+        "{machine}\n\n{}\nf32, tensors on the GPU and not in its cache; floor: the least time that memory and exponentials take\n",
         table(&header, &rows, &right)
     );
     Ok(Report::new(

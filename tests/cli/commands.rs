@@ -105,6 +105,24 @@ fn the_catalogue_is_listed_and_timed() {
 }
 
 #[test]
+fn a_device_is_tested_model_by_model() {
+    let user = User::new();
+    let small = [
+        "selftest", "--quick", "--device", "cpu", "--filter", "mamba3_",
+    ];
+    let text = user.ok(&small);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("selftest on cpu ("), "{text}");
+    assert!(lines[1].starts_with("mamba3_siso  right"), "{text}");
+    assert!(lines[2].starts_with("mamba3_mimo  right"), "{text}");
+    assert!(lines[3].starts_with("2 of 2 models right on cpu"), "{text}");
+    let json = user.json(&small);
+    assert_eq!(json["models"].as_array().unwrap().len(), 2);
+    assert_eq!(json["models"][0]["wrong"], serde_json::json!([]));
+    assert!(json["numbers"].as_u64().unwrap() > 1000);
+}
+
+#[test]
 fn what_tune_finds_is_used_by_run() {
     let user = User::new();
     user.write(
@@ -140,10 +158,11 @@ fn help_has_examples_and_exit_codes() {
         "selscan run",
         "Exit codes:",
         "SELSCAN_CACHE_DIR",
+        "SELSCAN_NVRTC",
     ] {
         assert!(help.contains(part), "{help}");
     }
-    for command in ["run", "explain", "tune"] {
+    for command in ["run", "explain", "tune", "selftest"] {
         assert!(
             user.ok(&[command, "--help"]).contains("Examples:"),
             "{command}"

@@ -157,6 +157,23 @@ fn bad_input_is_exit_code_2_and_says_what_to_do() {
         ),
         (vec!["run", "scan.rs", "--threads", "0"], &["--threads"]),
         (
+            vec!["run", "scan.rs", "--device", "gpu"],
+            &["`gpu` is no device", "`cuda:N`"],
+        ),
+        (
+            vec!["run", "scan.rs", "--device", "cuda:0", "--threads", "2"],
+            &["--threads is about the CPU"],
+        ),
+        // Without a driver, or with fewer GPUs.
+        (
+            vec!["run", "scan.rs", "--device", "cuda:4000000"],
+            &["there is no"],
+        ),
+        (
+            vec!["selftest", "--filter", "no such model"],
+            &["no model", "selscan list"],
+        ),
+        (
             vec!["explain", "scan.rs", "--stage", "ptx"],
             &["recurrence", "asm"],
         ),

@@ -2,6 +2,8 @@
 //!
 //! In: tensors. Out: addresses that stay valid, and in the right mode (read or written), for `'a`.
 
+use std::ops::Range;
+
 use selscan_codegen::Dtype;
 use selscan_codegen::loop_ir::Role;
 use selscan_dsl::{InputId, StateId};
@@ -84,6 +86,13 @@ impl<'a> Bindings<'a> {
     fn bind(&mut self, role: Role, bound: Bound) {
         self.bound.retain(|(r, _)| *r != role);
         self.bound.push((role, bound));
+    }
+    /// The addresses of all memory that is bound.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Range<u64>> {
+        self.bound.iter().map(|(_, b)| {
+            let first = b.ptr.addr() as u64;
+            first..first + (b.len * b.dtype.bytes()) as u64
+        })
     }
     pub(super) fn get(&self, role: Role) -> Option<Bound> {
         self.bound.iter().find(|(r, _)| *r == role).map(|(_, b)| *b)

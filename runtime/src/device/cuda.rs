@@ -8,11 +8,14 @@
 //! memory   owned memory, copies, fills        nvrtc    CUDA C to a CUBIN
 //! tensor   tensors on the GPU                 code     CUBINs on disk
 //! pool     memory of launches                 program  a program as kernels, launched
-//! staging  launches over the host's tensors
+//! staging  launches over the host's tensors   event    time
+//! graph    launches recorded
 //! ```
 
 mod code;
 mod driver;
+pub(super) mod event;
+pub(super) mod graph;
 mod library;
 mod memory;
 pub mod nvrtc;
@@ -21,13 +24,14 @@ pub(super) mod program;
 mod staging;
 pub(super) mod tensor;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute, CUstream, CUstreamCaptureStatus};
 use selscan_codegen::Target;
 use selscan_codegen::target::Gpu as Features;
 
 use self::driver::{Context, Entered, cu};
+use self::graph::Held;
 use self::pool::Pool;
 use super::Code;
 use crate::cache::{CodeCache, lock};
@@ -65,6 +69,8 @@ struct Gpu {
     context: Context,
     code: CodeCache<Code>,
     store: Store,
+    /// What graphs that are alive or being recorded use.
+    graphs: Mutex<Vec<Weak<Held>>>,
 }
 
 /// A stream, and the memory that launches on it need beside the caller's.
@@ -72,6 +78,8 @@ struct Queue {
     stream: Stream,
     /// One launch at a time puts its work on the stream: launches share the pool in stream order.
     state: Mutex<Pool>,
+    /// What the launches of the graph that is being recorded use.
+    recording: Mutex<Option<Arc<Held>>>,
     /// Dropped last.
     gpu: Arc<Gpu>,
 }
@@ -118,7 +126,20 @@ impl Gpu {
             context: Context::retain(device)?,
             code: CodeCache::default(),
             store: options.store.unwrap_or_else(Store::user),
+            graphs: Mutex::default(),
         }))
+    }
+}
+
+impl Gpu {
+    /// The graph that uses memory at these addresses, if one does.
+    fn graph_with(&self, addresses: &std::ops::Range<u64>) -> Option<Arc<Held>> {
+        let mut graphs = lock(&self.graphs);
+        graphs.retain(|held| held.strong_count() > 0);
+        let alive: Vec<Arc<Held>> = graphs.iter().filter_map(Weak::upgrade).collect();
+        // One of them may be the last to go, and then frees memory, which asks again.
+        drop(graphs);
+        alive.into_iter().find(|held| held.uses(addresses))
     }
 }
 
@@ -223,6 +244,7 @@ impl Cuda {
         let queue = Queue {
             stream,
             state: Mutex::default(),
+            recording: Mutex::default(),
             gpu: gpu.clone(),
         };
         Cuda {

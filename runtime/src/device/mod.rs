@@ -23,6 +23,8 @@ use crate::store::Store;
 
 pub use bindings::Bindings;
 pub use cpu::{Cpu, CpuOptions};
+pub use cuda::event::Event;
+pub use cuda::graph::Graph;
 pub use cuda::program::CudaProgram;
 pub use cuda::tensor::DeviceTensor;
 pub use cuda::{Cuda, CudaOptions};

@@ -63,9 +63,20 @@ impl DeviceMemory {
 
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
-        if self.ptr != 0
-            && let Ok(_entered) = self.gpu.context.enter()
+        if self.ptr == 0 {
+            return;
+        }
+        if let Some(held) = self
+            .gpu
+            .graph_with(&(self.ptr..self.ptr + self.bytes as u64))
         {
+            held.keep(DeviceMemory {
+                gpu: self.gpu.clone(),
+                ..*self
+            });
+            return;
+        }
+        if let Ok(_entered) = self.gpu.context.enter() {
             // SAFETY: allocated in `new`, freed once. The driver waits for work that uses it; an error would be an earlier
             // one of the work itself, which `synchronize` tells.
             let _ = unsafe { cu!(cuMemFree_v2(self.ptr)) };
@@ -128,6 +139,10 @@ impl Cuda {
         if bytes == 0 || from == to {
             return Ok(());
         }
+        self.record(|held| {
+            held.add_range(from..from + bytes as u64);
+            held.add_range(to..to + bytes as u64);
+        });
         let _entered = self.enter()?;
         // SAFETY: both have that many bytes, as the callers promise.
         unsafe { cu!(cuMemcpyDtoDAsync_v2(to, from, bytes, self.stream())) }
@@ -138,6 +153,7 @@ impl Cuda {
         if bytes == 0 {
             return Ok(());
         }
+        self.record(|held| held.add_range(at..at + bytes as u64));
         let _entered = self.enter()?;
         // SAFETY: it has that many bytes, as the callers promise.
         unsafe { cu!(cuMemsetD8Async(at, value, bytes, self.stream())) }
@@ -174,6 +190,7 @@ impl Cuda {
         if count == 0 {
             return Ok(());
         }
+        self.record(|held| held.add_range(at..at + (count * pattern.len()) as u64));
         let _entered = self.enter()?;
         let stream = self.stream();
         if let [low, high] = *pattern {

@@ -33,7 +33,7 @@ const SHARED_UNASKED: u32 = 48 << 10;
 pub struct CudaProgram {
     program: Program,
     source: Source,
-    module: Module,
+    module: Arc<Module>,
     /// By proc.
     functions: Vec<Function>,
     resources: Vec<Resources>,
@@ -42,7 +42,7 @@ pub struct CudaProgram {
 }
 
 /// Loaded code.
-struct Module {
+pub(super) struct Module {
     gpu: Arc<Gpu>,
     raw: CUmodule,
 }
@@ -55,7 +55,10 @@ unsafe impl Sync for Module {}
 impl Drop for Module {
     fn drop(&mut self) {
         if let Ok(_entered) = self.gpu.context.enter() {
-            // SAFETY: loaded once, unloaded once; the driver waits for work that runs it.
+            // Work that runs it may be queued. An error is one of earlier work, which `synchronize` tells.
+            // SAFETY: the context is current.
+            let _ = unsafe { cu!(cuCtxSynchronize()) };
+            // SAFETY: loaded once, unloaded once, and nothing runs it.
             let _ = unsafe { cu!(cuModuleUnload(self.raw)) };
         }
     }
@@ -144,7 +147,7 @@ fn compile(gpu: &Arc<Gpu>, program: &Program) -> Result<CudaProgram, Error> {
         program: program.clone(),
         resources: source.entries.iter().map(resources).collect(),
         source,
-        module,
+        module: Arc::new(module),
         functions,
         compile_time: started.elapsed(),
         from_disk: cubin.read,
@@ -301,6 +304,10 @@ impl CudaProgram {
                 prepare(proc, entry, function, &bindings, &workspaces, &extents)
             })
             .collect::<Result<Vec<_>, _>>()?;
+        cuda.record(|held| {
+            held.add_module(&self.module);
+            bindings.addresses().for_each(|at| held.add_range(at));
+        });
         let _entered = cuda.enter()?;
         for launch in prepared.into_iter().filter(|launch| launch.blocks > 0) {
             launch.queue(cuda)?;

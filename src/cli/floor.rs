@@ -1,0 +1,115 @@
+//! What a GPU allows at best: the time that its memory takes to move a run's tensors once, and its exponential unit to
+//! compute the run's exponentials and their like.
+//!
+//! In: a job, bytes. Out: [`Floor`]. No schedule can be faster by its memory; one that computes some exponentials in the
+//! multiplication units may be by the other.
+
+use selscan_codegen::Ty;
+use selscan_dsl::{Node, NodeId, Op, Recurrence};
+
+use super::failure::Failure;
+use super::job::Job;
+
+/// Results a clock of a multiprocessor's unit for exponentials, logarithms and roots, in f32.
+const SPECIAL: f64 = 16.0;
+
+/// The least seconds of a run.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Floor {
+    /// By its bytes.
+    pub memory: f64,
+    /// By its exponentials; 0 in f64, which that unit does not have.
+    pub special: f64,
+}
+
+impl Floor {
+    /// That of a job that moves `bytes`, on a GPU.
+    pub fn of(job: &Job, bytes: f64) -> Result<Option<Floor>, Failure> {
+        let Some(gpu) = &job.kernel.device().target().gpu else {
+            return Ok(None);
+        };
+        let rate = SPECIAL * f64::from(gpu.multiprocessors) * f64::from(gpu.clock_khz) * 1e3;
+        let special = match job.spec.compute() {
+            Ty::F64 => 0.0,
+            _ => special(job)? / rate,
+        };
+        Ok(Some(Floor {
+            memory: bytes / gpu.bandwidth as f64,
+            special,
+        }))
+    }
+
+    /// The larger one.
+    pub fn seconds(self) -> f64 {
+        self.memory.max(self.special)
+    }
+
+    /// What binds.
+    pub fn what(self) -> &'static str {
+        if self.memory >= self.special {
+            "memory"
+        } else {
+            "exponentials"
+        }
+    }
+}
+
+/// How many results of the special unit a run needs.
+fn special(job: &Job) -> Result<f64, Failure> {
+    let mut sum = 0.0;
+    for scan in job.kernel.scans(&job.spec)? {
+        let r = &scan.recurrence;
+        for id in r.graph.reachable(&r.roots()) {
+            if let Node::Op(op, _) = r.graph.node(id) {
+                sum += of_op(*op) * points(job, r, id);
+            }
+        }
+    }
+    Ok(sum)
+}
+
+/// At how many points a value is computed.
+fn points(job: &Job, r: &Recurrence, id: NodeId) -> f64 {
+    let mut axes = r.graph.axes(id);
+    if r.graph.varies_in_time(id) {
+        axes = axes.with(r.time);
+    }
+    axes.iter().map(|a| job.extents.get(a) as f64).product()
+}
+
+/// Results of the special unit in one operation.
+fn of_op(op: Op) -> f64 {
+    match op {
+        Op::Exp
+        | Op::Exp2
+        | Op::Expm1
+        | Op::Log
+        | Op::Log2
+        | Op::Sqrt
+        | Op::Rsqrt
+        | Op::Sin
+        | Op::Cos
+        | Op::Div => 1.0,
+        // An exponential, and a reciprocal or a logarithm.
+        Op::Phi1 | Op::Tanh | Op::Sigmoid | Op::Softplus | Op::Erf => 2.0,
+        Op::Neg
+        | Op::Add
+        | Op::Sub
+        | Op::Mul
+        | Op::Min
+        | Op::Max
+        | Op::Abs
+        | Op::Floor
+        | Op::Lt
+        | Op::Le
+        | Op::Gt
+        | Op::Ge
+        | Op::Eq
+        | Op::Ne
+        | Op::Select
+        | Op::Re
+        | Op::Im
+        | Op::Conj
+        | Op::Complex => 0.0,
+    }
+}
