@@ -6,9 +6,9 @@ use selscan_dsl::scan::Scan;
 
 use crate::options::Options;
 use crate::plan::{Plan, Refusal};
-use crate::schedule::{Algorithm, Order, Schedule};
+use crate::schedule::{Algorithm, Order, Schedule, THREADS};
 use crate::structure::Structure;
-use crate::target::Target;
+use crate::target::{Gpu, Target};
 
 /// Schedules worth trying, the default first. Every one of them is accepted by [`Plan::new`].
 #[must_use]
@@ -47,6 +47,106 @@ pub fn default_plan(
 
 /// Schedules that may fit, the most promising first.
 fn proposals(scan: &Scan, extents: &Extents, options: &Options, target: &Target) -> Vec<Schedule> {
+    match &target.gpu {
+        Some(gpu) => gpu_proposals(scan, extents, gpu),
+        None => cpu_proposals(scan, extents, options, target),
+    }
+}
+
+/// On a GPU: threads are the lanes, and there must be enough of them.
+fn gpu_proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedule> {
+    let rec = &scan.recurrence;
+    let structure = Structure::of(rec);
+    let steps = extents.get(rec.time);
+    let points: usize = structure
+        .parallel
+        .iter()
+        .map(|&a| extents.get(a))
+        .fold(1, usize::saturating_mul);
+    // Warps that keep every scheduler of the GPU busy.
+    let wanted = 32 * 4 * 4 * gpu.multiprocessors as usize;
+    let base = Schedule {
+        algorithm: Algorithm::Sequential,
+        order: Order::Registers,
+        lanes: 1,
+        block: 1,
+        tile: 64,
+        unroll: 1,
+        warp: 1,
+        threads: THREADS,
+        ahead: 0,
+        resident: 0,
+    };
+    let mut out = Vec::new();
+    if scan.is_diagonal() && steps >= 32 {
+        let mut warps = [1, 2, 4, 8, 16, 32];
+        warps.sort_by_key(|&w| {
+            let threads = points.saturating_mul(w as usize);
+            // The fewest threads that are enough; else the most.
+            if threads >= wanted {
+                (0, w)
+            } else {
+                (1, 32 - w)
+            }
+        });
+        for warp in warps {
+            for (tile, block) in [(16, 1), (16, 2), (8, 2), (8, 1), (32, 1), (8, 4)] {
+                for unroll in [1, 2] {
+                    for threads in [128, 256, 64] {
+                        out.push(Schedule {
+                            order: Order::Scanned,
+                            block,
+                            tile,
+                            unroll,
+                            warp,
+                            threads,
+                            ..base
+                        });
+                    }
+                }
+            }
+        }
+    }
+    for warp in [1, 4, 8, 2, 16, 32] {
+        for block in [1, 2] {
+            for unroll in [1, 4, 8] {
+                out.push(Schedule {
+                    block,
+                    unroll: unroll.min(steps.max(1) as u32),
+                    warp,
+                    ..base
+                });
+            }
+        }
+    }
+    if scan.is_diagonal() && steps >= 64 {
+        let chunks = (wanted / points.max(1)).clamp(1, steps / 32);
+        let chunk = 1 << (steps / chunks).max(32).ilog2();
+        out.push(Schedule {
+            algorithm: Algorithm::Chunked { chunk },
+            ..base
+        });
+    }
+    for order in [Order::Tiled, Order::Stepped] {
+        for unroll in [1, 4] {
+            out.push(Schedule {
+                order,
+                tile: 16,
+                unroll,
+                ..base
+            });
+        }
+    }
+    out
+}
+
+/// On a CPU: lanes are vectors, and what a tile keeps must fit in the caches.
+fn cpu_proposals(
+    scan: &Scan,
+    extents: &Extents,
+    options: &Options,
+    target: &Target,
+) -> Vec<Schedule> {
     let rec = &scan.recurrence;
     let structure = Structure::of(rec);
     let whole = target.lanes(options.compute);
@@ -73,11 +173,11 @@ fn proposals(scan: &Scan, extents: &Extents, options: &Options, target: &Target)
         algorithms.insert(at, Algorithm::Chunked { chunk });
     }
     for algorithm in algorithms {
-        for order in Order::ALL {
+        for order in [Order::Tiled, Order::Registers, Order::Stepped] {
             let (tiles, unrolls): (&[u32], &[u32]) = match order {
                 Order::Registers => (&[64], &[1]),
                 Order::Tiled => (&[64, 32, 128, 256], &[1, 4, 2]),
-                Order::Stepped => (&[64], &[4, 1, 8]),
+                Order::Stepped | Order::Scanned => (&[64], &[4, 1, 8]),
             };
             // Independent vectors hide the latency of one another; unrolled bodies want fewer.
             let wide: &[(u32, u32)] = match order {
@@ -97,6 +197,10 @@ fn proposals(scan: &Scan, extents: &Extents, options: &Options, target: &Target)
                             block,
                             tile,
                             unroll,
+                            warp: 1,
+                            threads: THREADS,
+                            ahead: 0,
+                            resident: 0,
                         });
                     }
                 }

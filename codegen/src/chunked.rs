@@ -100,6 +100,7 @@ pub(crate) fn passes(
         initial: vec![None; summary.states.len()],
         last: (0..summary.states.len()).map(|k| Some(work(k))).collect(),
         outputs: vec![],
+        pairs: None,
         recurrence: summary,
     };
     let carry_structure = Structure::of(&carry);
@@ -109,6 +110,8 @@ pub(crate) fn passes(
         schedule: Schedule {
             order: Order::Registers,
             block: 1,
+            warp: 1,
+            unroll: 1,
             ..whole.schedule
         },
         chunk: None,
@@ -118,6 +121,7 @@ pub(crate) fn passes(
         last: whole.last.clone(),
         outputs: (0..count).map(|s| work(2 * count + s)).collect(),
         structure: carry_structure,
+        pairs: None,
         recurrence: carry,
     };
     let rescan = Pass {

@@ -49,7 +49,11 @@ fn count(body: &[Stmt], counts: &mut [(u32, u32)]) {
                 counts[reg.0 as usize].0 += 1;
             }
             Stmt::Store(_, _, reg) | Stmt::StoreBits(_, _, reg) => counts[reg.0 as usize].1 += 1,
-            Stmt::Let(..) => {}
+            Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => {
+                regs.iter().for_each(|r| counts[r.0 as usize].0 += 1)
+            }
+            Stmt::StoreRow(.., regs) => regs.iter().for_each(|r| counts[r.0 as usize].1 += 1),
+            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) => {}
         }
     }
 }
@@ -59,38 +63,8 @@ impl Contraction<'_> {
         let mut out: Vec<Stmt> = Vec::with_capacity(body.len());
         for stmt in body {
             match stmt {
-                Stmt::For {
-                    var,
-                    kind,
-                    lo,
-                    hi,
-                    step,
-                    body,
-                } => {
-                    let body = self.block(body);
-                    out.push(Stmt::For {
-                        var,
-                        kind,
-                        lo,
-                        hi,
-                        step,
-                        body,
-                    });
-                }
-                Stmt::If {
-                    lhs,
-                    rhs,
-                    then,
-                    els,
-                } => {
-                    let then = self.block(then);
-                    let els = self.block(els);
-                    out.push(Stmt::If {
-                        lhs,
-                        rhs,
-                        then,
-                        els,
-                    });
+                stmt @ (Stmt::For { .. } | Stmt::If { .. }) => {
+                    out.push(stmt.map_blocks(|body| self.block(body)));
                 }
                 Stmt::Set(reg, Rhs::Op(LoopOp::Math(op @ (Op::Add | Op::Sub)), args)) => {
                     self.sum(&mut out, reg, op, args);
@@ -162,7 +136,13 @@ fn product(out: &[Stmt], reg: Reg, counts: &[(u32, u32)]) -> Option<(usize, (Reg
                 return moves.then_some((at, (args[0], args[1])));
             }
             Stmt::Set(r, _) => assigned.push(*r),
-            Stmt::Store(..) | Stmt::StoreBits(..) | Stmt::Let(..) => {}
+            Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => assigned.extend(regs),
+            Stmt::Store(..)
+            | Stmt::StoreBits(..)
+            | Stmt::StoreRow(..)
+            | Stmt::Fetch(..)
+            | Stmt::Prefetch(..)
+            | Stmt::Let(..) => {}
             Stmt::For { .. } | Stmt::If { .. } => return None,
         }
     }

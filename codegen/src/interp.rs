@@ -2,7 +2,8 @@
 //!
 //! In: a program, memory by role, extents. Out: the memory, or the first access that leaves its buffer. Registers are
 //! f32 or f64 as typed; a function without an exact f32 result is its f64 meaning rounded. The turns of a Lane loop
-//! each start from the registers before it, and leave none behind.
+//! each start from the registers before it, and leave none behind; where they shuffle registers they run together,
+//! one statement after the other.
 
 mod expr;
 mod memory;

@@ -5,11 +5,42 @@
 
 use std::collections::BTreeSet;
 
-use crate::loop_ir::{Reg, Rhs, Stmt, Var};
+use crate::loop_ir::{LoopOp, Reg, Rhs, Stmt, Var};
+
+/// Whether the lanes of a body must run in lockstep: it has a shuffle, or a condition that differs between lanes.
+#[must_use]
+pub fn in_lockstep(var: Var, body: &[Stmt]) -> bool {
+    body.iter().any(|stmt| match stmt {
+        Stmt::Set(_, Rhs::Op(op, _)) => op.is_shuffle(),
+        Stmt::For { body, .. } => in_lockstep(var, body),
+        Stmt::If {
+            lhs,
+            rhs,
+            then,
+            els,
+        } => {
+            lhs.mentions(var)
+                || rhs.mentions(var)
+                || in_lockstep(var, then)
+                || in_lockstep(var, els)
+        }
+        Stmt::Let(..)
+        | Stmt::Set(..)
+        | Stmt::Store(..)
+        | Stmt::StoreBits(..)
+        | Stmt::LoadRow(..)
+        | Stmt::StoreRow(..)
+        | Stmt::Fetch(..)
+        | Stmt::Prefetch(..)
+        | Stmt::Take(..) => false,
+    })
+}
 
 /// The registers of a Lane loop.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lanes {
+    /// How many turns it has.
+    pub width: u32,
     /// Registers that the body assigns.
     pub assigned: BTreeSet<Reg>,
     /// Assigned registers that may differ between lanes.
@@ -19,13 +50,16 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// The registers of the Lane loop over `var` with this body.
+    /// The registers of the Lane loop over `var` with this many turns and this body.
     #[must_use]
-    pub fn of(var: Var, body: &[Stmt]) -> Lanes {
-        let mut lanes = Lanes::default();
+    pub fn of(var: Var, width: u32, body: &[Stmt]) -> Lanes {
+        let mut lanes = Lanes {
+            width,
+            ..Lanes::default()
+        };
         loop {
             let before = lanes.varying.len();
-            lanes.spread(var, body);
+            lanes.spread(var, body, false);
             if lanes.varying.len() == before {
                 break;
             }
@@ -36,7 +70,8 @@ impl Lanes {
         lanes
     }
 
-    fn spread(&mut self, var: Var, body: &[Stmt]) {
+    /// `apart`: under a condition that differs between lanes.
+    fn spread(&mut self, var: Var, body: &[Stmt], apart: bool) {
         for stmt in body {
             match stmt {
                 Stmt::Set(reg, rhs) => {
@@ -46,18 +81,41 @@ impl Lanes {
                         Rhs::Index(ix) | Rhs::Load(_, ix) | Rhs::LoadBits(_, ix) => {
                             ix.mentions(var)
                         }
+                        Rhs::Op(LoopOp::Broadcast(_), _) => false,
                         Rhs::Op(_, args) => args.iter().any(|a| self.varying.contains(a)),
                     };
-                    if varies {
+                    if varies || apart {
                         self.varying.insert(*reg);
                     }
                 }
-                Stmt::For { body, .. } => self.spread(var, body),
-                Stmt::If { then, els, .. } => {
-                    self.spread(var, then);
-                    self.spread(var, els);
+                // Which lanes fetched what is not followed.
+                Stmt::Take(regs, _) => {
+                    self.assigned.extend(regs);
+                    self.varying.extend(regs);
                 }
-                Stmt::Let(..) | Stmt::Store(..) | Stmt::StoreBits(..) => {}
+                Stmt::LoadRow(regs, _, ix) => {
+                    self.assigned.extend(regs);
+                    if apart || ix.mentions(var) {
+                        self.varying.extend(regs);
+                    }
+                }
+                Stmt::For { body, .. } => self.spread(var, body, apart),
+                Stmt::If {
+                    lhs,
+                    rhs,
+                    then,
+                    els,
+                } => {
+                    let apart = apart || lhs.mentions(var) || rhs.mentions(var);
+                    self.spread(var, then, apart);
+                    self.spread(var, els, apart);
+                }
+                Stmt::Let(..)
+                | Stmt::Store(..)
+                | Stmt::StoreBits(..)
+                | Stmt::StoreRow(..)
+                | Stmt::Fetch(..)
+                | Stmt::Prefetch(..) => {}
             }
         }
     }
@@ -79,8 +137,10 @@ fn exposed(body: &[Stmt], set: &mut BTreeSet<Reg>, reads: &mut BTreeSet<Reg>) {
                 set.insert(*reg);
             }
             Stmt::Store(_, _, reg) | Stmt::StoreBits(_, _, reg) => read(reg, set, reads),
+            Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => set.extend(regs),
+            Stmt::StoreRow(.., regs) => regs.iter().for_each(|r| read(r, set, reads)),
             Stmt::For { body, .. } => exposed(body, &mut set.clone(), reads),
-            Stmt::Let(..) => {}
+            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) => {}
             Stmt::If { then, els, .. } => {
                 let mut other = set.clone();
                 exposed(then, set, reads);
@@ -96,7 +156,7 @@ mod tests {
     use selscan_dsl::Op;
 
     use super::*;
-    use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp};
+    use crate::loop_ir::{Buf, Ix, LoopKind};
     use crate::sample::for_;
 
     /// A register that becomes different through a loop is different from the loop's start on.
@@ -111,7 +171,7 @@ mod tests {
             Stmt::Set(x, Rhs::Load(Buf(0), lane.into())),
             for_(t, LoopKind::Serial, 0, 9, turn),
         ];
-        let lanes = Lanes::of(lane, &body);
+        let lanes = Lanes::of(lane, 4, &body);
         assert_eq!(lanes.assigned, BTreeSet::from([h, x, y, k]));
         assert_eq!(lanes.varying, BTreeSet::from([h, x, y]));
         assert_eq!(lanes.live_in, BTreeSet::from([h]));

@@ -25,6 +25,8 @@ use code::Code;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Supports {
     ops: BTreeSet<LoopOp>,
+    /// Operations on f32 alone.
+    single: BTreeSet<LoopOp>,
     /// Whether a load or store converts between the element's type and the register's.
     pub conversions: bool,
 }
@@ -39,10 +41,14 @@ impl Supports {
     pub fn add(&mut self, op: LoopOp) {
         self.ops.insert(op);
     }
-    /// Whether the backend has it.
+    /// Adds an operation that is there for f32 alone.
+    pub fn add_single(&mut self, op: LoopOp) {
+        self.single.insert(op);
+    }
+    /// Whether the backend has it for operands of that type.
     #[must_use]
-    pub fn has(&self, op: LoopOp) -> bool {
-        is_basic(op) || self.ops.contains(&op)
+    pub fn has(&self, op: LoopOp, ty: Ty) -> bool {
+        is_basic(op) || self.ops.contains(&op) || (ty == Ty::F32 && self.single.contains(&op))
     }
 }
 
@@ -73,7 +79,12 @@ fn is_basic(op: LoopOp) -> bool {
         | LoopOp::Shr(_)
         | LoopOp::Sar(_)
         | LoopOp::ILt => true,
-        LoopOp::Fma | LoopOp::Round | LoopOp::FromInt => false,
+        LoopOp::ShuffleUp(_)
+        | LoopOp::ShuffleXor(_)
+        | LoopOp::Broadcast(_)
+        | LoopOp::FmaUp(_)
+        | LoopOp::MulUp(_) => true,
+        LoopOp::Fma | LoopOp::Round | LoopOp::FromInt | LoopOp::Recip => false,
     }
 }
 
@@ -90,40 +101,10 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, supports: &Supports) -> Vec<Stmt> {
     let mut out = Vec::with_capacity(body.len());
     for stmt in body {
         match stmt {
-            Stmt::For {
-                var,
-                kind,
-                lo,
-                hi,
-                step,
-                body,
-            } => {
-                let body = block(proc, body, supports);
-                out.push(Stmt::For {
-                    var,
-                    kind,
-                    lo,
-                    hi,
-                    step,
-                    body,
-                });
+            stmt @ (Stmt::For { .. } | Stmt::If { .. }) => {
+                out.push(stmt.map_blocks(|body| block(proc, body, supports)));
             }
-            Stmt::If {
-                lhs,
-                rhs,
-                then,
-                els,
-            } => {
-                let then = block(proc, then, supports);
-                let els = block(proc, els, supports);
-                out.push(Stmt::If {
-                    lhs,
-                    rhs,
-                    then,
-                    els,
-                });
-            }
-            Stmt::Set(reg, Rhs::Op(op, args)) if !supports.has(op) => {
+            Stmt::Set(reg, Rhs::Op(op, args)) if !supports.has(op, operand(proc, &args)) => {
                 let mut code = Code::new(proc, &mut out, supports);
                 match expand(&mut code, op, &args) {
                     Some(result) => code.name(result, reg),
@@ -138,12 +119,23 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, supports: &Supports) -> Vec<Stmt> {
             Stmt::Store(buf, ix, reg) if converts(proc, buf, reg, supports) => {
                 half::store(&mut Code::new(proc, &mut out, supports), buf, ix, reg);
             }
-            stmt @ (Stmt::Let(..) | Stmt::Set(..) | Stmt::Store(..) | Stmt::StoreBits(..)) => {
-                out.push(stmt)
-            }
+            stmt @ (Stmt::Let(..)
+            | Stmt::Set(..)
+            | Stmt::Store(..)
+            | Stmt::StoreBits(..)
+            | Stmt::LoadRow(..)
+            | Stmt::StoreRow(..)
+            | Stmt::Fetch(..)
+            | Stmt::Prefetch(..)
+            | Stmt::Take(..)) => out.push(stmt),
         }
     }
     out
+}
+
+/// The type of an operation's operands.
+fn operand(proc: &Proc, args: &[Reg]) -> Ty {
+    args.first().map_or(Ty::F32, |&a| proc.ty(a))
 }
 
 /// The operation in basic ones; `None` if it has no expansion (the backend must have it, or will refuse it).
@@ -152,6 +144,7 @@ fn expand(code: &mut Code, op: LoopOp, x: &[Reg]) -> Option<Reg> {
         LoopOp::Math(math) => math,
         LoopOp::Fma => return Some(code.fma(x[0], x[1], x[2])),
         LoopOp::Round => return Some(elementary::round(code, x[0])),
+        LoopOp::Recip => return Some(code.recip(x[0])),
         LoopOp::FromInt => return None,
         _ => return None,
     };

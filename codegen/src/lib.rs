@@ -4,12 +4,14 @@
 //! (the interpreter), and a backend's code for it.
 #![forbid(unsafe_code)]
 
+pub mod ahead;
 pub mod backend;
 pub mod candidates;
 mod chunked;
 pub mod contract;
 pub mod dtype;
 pub mod interp;
+pub mod ix;
 pub mod lanes;
 pub mod legalize;
 pub mod loop_ir;
@@ -21,6 +23,7 @@ pub mod schedule;
 pub mod structure;
 pub mod target;
 pub mod verify;
+pub mod wide;
 
 pub use candidates::{candidates, default_plan};
 pub use dtype::{Dtype, Ty};
@@ -28,7 +31,7 @@ pub use lower::lower;
 pub use options::Options;
 pub use plan::{Plan, Refusal};
 pub use schedule::{Algorithm, Order, Schedule};
-pub use target::Target;
+pub use target::{Gpu, Target};
 
 #[cfg(test)]
 mod sample;

@@ -7,17 +7,24 @@
 //!         | r = rhs                            registers are assigned, as C's variables are
 //!         | buf[ix] = r
 //!         | if ix < ix { stmt* } else { stmt* }
+//!         | [r*] = buf[ix..]                   neighbours, loaded as one
+//!         | buf[ix..] = [r*]                   and stored as one
+//!         | fetch row = buf[ix..]              loaded as they are, for later
+//!         | [r*] = row
+//!         | prefetch buf[ix]                   brought near, for later
 //! rhs   ::= constant | index(ix) | load buf[ix] | op(r*)
 //! ix    ::= integer | v | extent | ix + ix | ix - ix | ix * ix | ix / ix | min(ix, ix)      64 bits
 //! ```
 //! The meaning is scalar ([`crate::interp`]): a Lane(w) loop is w turns that no turn can tell apart from w in
-//! lockstep, a Core loop is turns in any order. A backend may vectorise the one and spread the other.
+//! lockstep, a Core loop is turns in any order. A backend may vectorise the one and spread the other. Only in lockstep
+//! do shuffles (an operand from another lane) have a meaning.
 
 use std::fmt;
 
-use selscan_dsl::{AxisId, InputId, Op, StateId};
+use selscan_dsl::{InputId, Op, StateId};
 
 use crate::dtype::{Dtype, Ty};
+pub use crate::ix::Ix;
 
 /// A loop variable: an index into [`Proc::vars`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -27,162 +34,13 @@ pub struct Var(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Reg(pub u32);
 
+/// A row: an index into [`Proc::rows`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Row(pub u32);
+
 /// A buffer: an index into [`Proc::buffers`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Buf(pub u32);
-
-/// An integer expression, 64 bits.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Ix {
-    /// An integer.
-    Const(i64),
-    /// A loop variable.
-    Var(Var),
-    /// A run-time extent, by axis.
-    Extent(AxisId),
-    /// Sum.
-    Add(Box<Ix>, Box<Ix>),
-    /// Difference.
-    Sub(Box<Ix>, Box<Ix>),
-    /// Product.
-    Mul(Box<Ix>, Box<Ix>),
-    /// Quotient, rounded down; operands are never negative, the divisor never 0.
-    Div(Box<Ix>, Box<Ix>),
-    /// The smaller one.
-    Min(Box<Ix>, Box<Ix>),
-}
-
-impl From<i64> for Ix {
-    fn from(value: i64) -> Self {
-        Ix::Const(value)
-    }
-}
-impl From<Var> for Ix {
-    fn from(var: Var) -> Self {
-        Ix::Var(var)
-    }
-}
-
-impl std::ops::Add for Ix {
-    type Output = Ix;
-    fn add(self, rhs: Ix) -> Ix {
-        match (self, rhs) {
-            (Ix::Const(a), Ix::Const(b)) => Ix::Const(a + b),
-            (Ix::Const(0), x) | (x, Ix::Const(0)) => x,
-            // Constants drift to the right, where a backend finds them as an immediate offset.
-            (Ix::Add(a, c), Ix::Const(k)) if matches!(*c, Ix::Const(_)) => *a + (*c + Ix::Const(k)),
-            (Ix::Add(a, c), b) if matches!(*c, Ix::Const(_)) => (*a + b) + *c,
-            (a, Ix::Add(b, c)) if matches!(*c, Ix::Const(_)) => (a + *b) + *c,
-            (Ix::Const(k), b) => Ix::Add(Box::new(b), Box::new(Ix::Const(k))),
-            (a, b) => Ix::Add(Box::new(a), Box::new(b)),
-        }
-    }
-}
-impl std::ops::Sub for Ix {
-    type Output = Ix;
-    fn sub(self, rhs: Ix) -> Ix {
-        match (self, rhs) {
-            (Ix::Const(a), Ix::Const(b)) => Ix::Const(a - b),
-            (x, Ix::Const(0)) => x,
-            (a, b) if a == b => Ix::Const(0),
-            (a, b) => Ix::Sub(Box::new(a), Box::new(b)),
-        }
-    }
-}
-impl std::ops::Mul for Ix {
-    type Output = Ix;
-    fn mul(self, rhs: Ix) -> Ix {
-        match (self, rhs) {
-            (Ix::Const(a), Ix::Const(b)) => Ix::Const(a * b),
-            (Ix::Const(0), _) | (_, Ix::Const(0)) => Ix::Const(0),
-            (Ix::Const(1), x) | (x, Ix::Const(1)) => x,
-            (Ix::Add(a, c), Ix::Const(k)) if matches!(*c, Ix::Const(_)) => {
-                *a * Ix::Const(k) + *c * Ix::Const(k)
-            }
-            (a, b) => Ix::Mul(Box::new(a), Box::new(b)),
-        }
-    }
-}
-impl std::ops::Div for Ix {
-    type Output = Ix;
-    fn div(self, rhs: Ix) -> Ix {
-        match (self, rhs) {
-            (Ix::Const(a), Ix::Const(b)) if b > 0 => Ix::Const(a / b),
-            (x, Ix::Const(1)) => x,
-            (a, b) => Ix::Div(Box::new(a), Box::new(b)),
-        }
-    }
-}
-
-impl Ix {
-    /// The smaller of two.
-    #[must_use]
-    pub fn min(self, rhs: Ix) -> Ix {
-        match (self, rhs) {
-            (Ix::Const(a), Ix::Const(b)) => Ix::Const(a.min(b)),
-            (a, b) if a == b => a,
-            (a, b) => Ix::Min(Box::new(a), Box::new(b)),
-        }
-    }
-    /// ⌈self / by⌉ for `by` > 0.
-    #[must_use]
-    pub fn div_ceil(self, by: i64) -> Ix {
-        (self + Ix::Const(by - 1)) / Ix::Const(by)
-    }
-    /// The run-time extents in it, in order of occurrence.
-    #[must_use]
-    pub fn extents(&self) -> Vec<AxisId> {
-        match self {
-            Ix::Const(_) | Ix::Var(_) => Vec::new(),
-            Ix::Extent(axis) => vec![*axis],
-            Ix::Add(a, b) | Ix::Sub(a, b) | Ix::Mul(a, b) | Ix::Div(a, b) | Ix::Min(a, b) => {
-                [a.extents(), b.extents()].concat()
-            }
-        }
-    }
-    /// Whether `var` occurs in it.
-    #[must_use]
-    pub fn mentions(&self, var: Var) -> bool {
-        match self {
-            Ix::Const(_) | Ix::Extent(_) => false,
-            Ix::Var(v) => *v == var,
-            Ix::Add(a, b) | Ix::Sub(a, b) | Ix::Mul(a, b) | Ix::Div(a, b) | Ix::Min(a, b) => {
-                a.mentions(var) || b.mentions(var)
-            }
-        }
-    }
-    /// How much it grows when `var` grows by 1: `Some(k)` if that is the constant k everywhere.
-    #[must_use]
-    pub fn step_in(&self, var: Var) -> Option<i64> {
-        if !self.mentions(var) {
-            return Some(0);
-        }
-        match self {
-            Ix::Var(_) => Some(1),
-            Ix::Add(a, b) => Some(a.step_in(var)? + b.step_in(var)?),
-            Ix::Sub(a, b) => Some(a.step_in(var)? - b.step_in(var)?),
-            Ix::Mul(a, b) => match (&**a, &**b) {
-                (Ix::Const(k), x) | (x, Ix::Const(k)) => Some(k * x.step_in(var)?),
-                _ => None,
-            },
-            Ix::Const(_) | Ix::Extent(_) | Ix::Div(..) | Ix::Min(..) => None,
-        }
-    }
-    /// Its value; `None` on overflow or division by zero.
-    #[must_use]
-    pub fn eval(&self, vars: &dyn Fn(Var) -> i64, extents: &dyn Fn(AxisId) -> i64) -> Option<i64> {
-        Some(match self {
-            Ix::Const(k) => *k,
-            Ix::Var(v) => vars(*v),
-            Ix::Extent(axis) => extents(*axis),
-            Ix::Add(a, b) => a.eval(vars, extents)?.checked_add(b.eval(vars, extents)?)?,
-            Ix::Sub(a, b) => a.eval(vars, extents)?.checked_sub(b.eval(vars, extents)?)?,
-            Ix::Mul(a, b) => a.eval(vars, extents)?.checked_mul(b.eval(vars, extents)?)?,
-            Ix::Div(a, b) => a.eval(vars, extents)?.checked_div(b.eval(vars, extents)?)?,
-            Ix::Min(a, b) => a.eval(vars, extents)?.min(b.eval(vars, extents)?),
-        })
-    }
-}
 
 /// How the turns of a loop may run.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -228,6 +86,18 @@ pub enum LoopOp {
     Sar(u8),
     /// Signed integer a < b.
     ILt,
+    /// 1/x, within 1 eps; 0 where the result would be subnormal.
+    Recip,
+    /// The register of the lane that many places below; its own where there is none.
+    ShuffleUp(u8),
+    /// The register of the lane whose number differs in these bits.
+    ShuffleXor(u8),
+    /// The register of that lane.
+    Broadcast(u8),
+    /// (p, h): p·h₋ + h, h₋ of the lane that many places below; h where there is none.
+    FmaUp(u8),
+    /// p: p·p₋, p₋ of the lane that many places below; p where there is none.
+    MulUp(u8),
 }
 
 /// The right-hand side of an assignment.
@@ -273,7 +143,17 @@ pub enum Stmt {
     Store(Buf, Ix, Reg),
     /// The lower 16 bits of an I32 register into a 16-bit element.
     StoreBits(Buf, Ix, Reg),
-    /// A choice that is the same in every lane.
+    /// Neighbouring elements from an index on, each as [`Rhs::Load`] does; the index is a multiple of their number.
+    LoadRow(Vec<Reg>, Buf, Ix),
+    /// Neighbouring elements from an index on as they lie in memory; the index is a multiple of their number.
+    Fetch(Row, Buf, Ix),
+    /// What was fetched, each as [`Rhs::Load`] does.
+    Take(Vec<Reg>, Row),
+    /// An element of an input that will be loaded soon: to be brought near. No effect but time.
+    Prefetch(Buf, Ix),
+    /// Registers into neighbouring elements from an index on, each as [`Stmt::Store`] does.
+    StoreRow(Buf, Ix, Vec<Reg>),
+    /// A choice. Where it differs between lanes, neither branch may hold a shuffle or a loop.
     If {
         /// Left side of `<`.
         lhs: Ix,
@@ -325,10 +205,20 @@ pub struct Proc {
     pub extents: Vec<Option<String>>,
     /// Its buffers.
     pub buffers: Vec<BufferDecl>,
+    /// A number that divides each run-time extent, by axis.
+    pub multiples: Vec<i64>,
+    /// Whether no index needs more than 31 bits.
+    pub narrow: bool,
+    /// Threads of a block, where a GPU runs it.
+    pub threads: u32,
+    /// Blocks that a multiprocessor is to hold at once; 0: as many as fit.
+    pub resident: u32,
     /// Names of loop variables.
     pub vars: Vec<String>,
     /// Types of registers.
     pub regs: Vec<Ty>,
+    /// Rows: the type of their elements, and how many.
+    pub rows: Vec<(Dtype, u32)>,
     /// How many work items: the bound of the Core loop.
     pub items: Ix,
     /// The Core loop, and nothing else.
@@ -452,9 +342,7 @@ impl Proc {
                             writeln!(f, "bits {}[{}]", self.buffer(*buf).name, self.show(ix))?
                         }
                         Rhs::Op(op, args) => {
-                            let args: Vec<String> =
-                                args.iter().map(|r| format!("r{}", r.0)).collect();
-                            writeln!(f, "{}({})", op.name(), args.join(", "))?;
+                            writeln!(f, "{}({})", op.name(), names(args))?;
                         }
                     }
                 }
@@ -471,6 +359,34 @@ impl Proc {
                     self.buffer(*buf).name,
                     self.show(ix),
                     reg.0
+                )?,
+                Stmt::LoadRow(regs, buf, ix) => writeln!(
+                    f,
+                    "{pad}[{}] = {}[{}..]",
+                    names(regs),
+                    self.buffer(*buf).name,
+                    self.show(ix)
+                )?,
+                Stmt::Fetch(row, buf, ix) => writeln!(
+                    f,
+                    "{pad}fetch w{} = {}[{}..]",
+                    row.0,
+                    self.buffer(*buf).name,
+                    self.show(ix)
+                )?,
+                Stmt::Prefetch(buf, ix) => writeln!(
+                    f,
+                    "{pad}prefetch {}[{}]",
+                    self.buffer(*buf).name,
+                    self.show(ix)
+                )?,
+                Stmt::Take(regs, row) => writeln!(f, "{pad}[{}] = w{}", names(regs), row.0)?,
+                Stmt::StoreRow(buf, ix, regs) => writeln!(
+                    f,
+                    "{pad}{}[{}..] = [{}]",
+                    self.buffer(*buf).name,
+                    self.show(ix),
+                    names(regs)
                 )?,
                 Stmt::If {
                     lhs,
@@ -492,7 +408,61 @@ impl Proc {
     }
 }
 
+/// Registers as text.
+fn names(regs: &[Reg]) -> String {
+    let names: Vec<String> = regs.iter().map(|r| format!("r{}", r.0)).collect();
+    names.join(", ")
+}
+
+impl Stmt {
+    /// The same statement with `f` applied to each block of statements in it.
+    #[must_use]
+    pub fn map_blocks(self, mut f: impl FnMut(Vec<Stmt>) -> Vec<Stmt>) -> Stmt {
+        match self {
+            Stmt::For {
+                var,
+                kind,
+                lo,
+                hi,
+                step,
+                body,
+            } => Stmt::For {
+                var,
+                kind,
+                lo,
+                hi,
+                step,
+                body: f(body),
+            },
+            Stmt::If {
+                lhs,
+                rhs,
+                then,
+                els,
+            } => Stmt::If {
+                lhs,
+                rhs,
+                then: f(then),
+                els: f(els),
+            },
+            stmt => stmt,
+        }
+    }
+}
+
 impl LoopOp {
+    /// Whether an operand comes from another lane.
+    #[must_use]
+    pub fn is_shuffle(self) -> bool {
+        matches!(
+            self,
+            LoopOp::ShuffleUp(_)
+                | LoopOp::ShuffleXor(_)
+                | LoopOp::Broadcast(_)
+                | LoopOp::FmaUp(_)
+                | LoopOp::MulUp(_)
+        )
+    }
     /// Its name in printed loops.
     #[must_use]
     pub fn name(self) -> String {
@@ -512,6 +482,12 @@ impl LoopOp {
             LoopOp::Shr(k) => format!("shr{k}"),
             LoopOp::Sar(k) => format!("sar{k}"),
             LoopOp::ILt => "ilt".to_owned(),
+            LoopOp::Recip => "recip".to_owned(),
+            LoopOp::ShuffleUp(k) => format!("shuffle_up{k}"),
+            LoopOp::ShuffleXor(k) => format!("shuffle_xor{k}"),
+            LoopOp::Broadcast(k) => format!("broadcast{k}"),
+            LoopOp::FmaUp(k) => format!("fma_up{k}"),
+            LoopOp::MulUp(k) => format!("mul_up{k}"),
         }
     }
     /// How many registers it reads.
@@ -522,7 +498,10 @@ impl LoopOp {
             LoopOp::Fma => 3,
             LoopOp::IAdd | LoopOp::ISub | LoopOp::And | LoopOp::Or | LoopOp::ILt => 2,
             LoopOp::Round | LoopOp::Copy | LoopOp::Bitcast | LoopOp::Convert | LoopOp::FromInt => 1,
-            LoopOp::Shl(_) | LoopOp::Shr(_) | LoopOp::Sar(_) => 1,
+            LoopOp::Shl(_) | LoopOp::Shr(_) | LoopOp::Sar(_) | LoopOp::Recip => 1,
+            LoopOp::ShuffleUp(_) | LoopOp::ShuffleXor(_) | LoopOp::Broadcast(_) => 1,
+            LoopOp::FmaUp(_) => 2,
+            LoopOp::MulUp(_) => 1,
         }
     }
 }

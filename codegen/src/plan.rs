@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use selscan_dsl::scan::Scan;
-use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Recurrence, StateId};
+use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Pair, Recurrence, StateId};
 
 use crate::chunked::passes;
 use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Ix, Role};
 use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
-use crate::structure::Structure;
+use crate::structure::{Level, Structure, reads_own_point};
 use crate::target::Target;
 
 /// Why a schedule does not fit a recurrence.
@@ -45,6 +45,8 @@ pub struct Pass {
     pub last: Vec<Option<(Role, Dtype)>>,
     /// What each output is.
     pub outputs: Vec<(Role, Dtype)>,
+    /// (a, b) of each state, for [`Order::Scanned`].
+    pub pairs: Option<Vec<Pair>>,
 }
 
 /// A plan.
@@ -56,6 +58,12 @@ pub struct Plan {
     pub workspaces: Vec<(Dtype, Ix)>,
     /// Names of the run-time extents, by axis of the scan's recurrence; `None` where compiled in.
     pub extent_names: Vec<Option<String>>,
+    /// A number that divides each run-time extent, by axis: 1 but on a GPU, whose wide accesses need it.
+    pub multiples: Vec<i64>,
+    /// Whether neighbouring elements are accessed as one where that may be: on a GPU.
+    pub wide: bool,
+    /// Whether no index needs more than 31 bits: on a GPU.
+    pub narrow: bool,
     /// The precision of arithmetic.
     pub compute: Ty,
     /// The accepted schedule.
@@ -77,7 +85,10 @@ impl Plan {
         target: &Target,
         schedule: &Schedule,
     ) -> Result<Plan, Refusal> {
-        let rec = &scan.recurrence;
+        let scanned = (schedule.order == Order::Scanned)
+            .then(|| scan.pairs())
+            .flatten();
+        let rec = scanned.as_ref().map_or(&scan.recurrence, |p| &p.recurrence);
         check_sizes(rec, extents)?;
         if !options.compute.is_float() {
             return Err(Refusal(format!(
@@ -134,6 +145,7 @@ impl Plan {
                 .enumerate()
                 .map(|(i, o)| (Role::Output(i as u32), options.dtype(&o.name)))
                 .collect(),
+            pairs: scanned.as_ref().map(|p| p.pairs.clone()),
         };
         let (passes, workspaces) = match schedule.algorithm {
             Algorithm::Sequential => (vec![whole], vec![]),
@@ -145,10 +157,21 @@ impl Plan {
         Ok(Plan {
             passes,
             workspaces,
+            multiples: multiples(rec, extents, target),
+            wide: target.gpu.is_some(),
+            narrow: target.gpu.is_some() && is_narrow(rec, extents),
             extent_names,
             compute: options.compute,
             schedule: *schedule,
         })
+    }
+}
+
+impl Plan {
+    /// A number that divides the extent of an axis.
+    #[must_use]
+    pub fn multiple(&self, axis: AxisId) -> i64 {
+        self.multiples.get(axis.0 as usize).copied().unwrap_or(1)
     }
 }
 
@@ -237,6 +260,34 @@ fn fixed_axes(rec: &Recurrence, structure: &Structure) -> Vec<AxisId> {
     fixed.sort_unstable();
     fixed.dedup();
     fixed
+}
+
+/// By axis the largest power of two, at most 16, that divides the extent; 1 on a CPU.
+fn multiples(rec: &Recurrence, extents: &Extents, target: &Target) -> Vec<i64> {
+    let of = |i: usize| {
+        let extent = extents.get(rec.canonical(AxisId(i as u8)));
+        1 << extent.trailing_zeros().min(4)
+    };
+    let count = rec.axes.len();
+    match target.gpu {
+        Some(_) => (0..count).map(of).collect(),
+        None => vec![1; count],
+    }
+}
+
+/// Whether 31 bits count the elements of every tensor and the points of every axis, with room for a block.
+fn is_narrow(rec: &Recurrence, extents: &Extents) -> bool {
+    let every: Vec<AxisId> = (0..rec.axes.len() as u8).map(AxisId).collect();
+    let inputs = rec.inputs.iter().map(|i| &i.axes[..]);
+    let states = rec.states.iter().map(|s| &s.axes[..]);
+    let outputs = rec.outputs.iter().map(|o| &o.axes[..]);
+    let axes = every.chunks(1);
+    inputs.chain(states).chain(outputs).chain(axes).all(|axes| {
+        let points = axes
+            .iter()
+            .try_fold(2_u64, |n, &a| n.checked_mul(extents.get(a) as u64));
+        points.is_some_and(|n| n < 1 << 30)
+    })
 }
 
 /// Every tensor's size in bytes must be a 63-bit number.
@@ -331,7 +382,9 @@ fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Ref
             }
         }
         Order::Stepped => {}
+        Order::Scanned => check_scanned(pass)?,
     }
+    check_threads(pass, target)?;
     let scratch = scratch_points(pass)
         .saturating_mul(u64::from(s.lanes * s.block))
         .saturating_mul(if s.order == Order::Tiled {
@@ -344,6 +397,100 @@ fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Ref
             "{} would need {scratch} elements of scratch memory a thread; use a smaller tile or block",
             rec.name
         )));
+    }
+    Ok(())
+}
+
+/// Whether runs of steps can be scanned across threads.
+fn check_scanned(pass: &Pass) -> Result<(), Refusal> {
+    let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
+    let no = |why: &str| {
+        Err(Refusal(format!(
+            "order=scanned does not fit {}: {why}; use another order",
+            rec.name
+        )))
+    };
+    if let Some(why) = &structure.untileable {
+        return no(why);
+    }
+    if pass.pairs.is_none() {
+        return no("a state is not affine and diagonal by itself, or time is chunked");
+    }
+    let apart = rec.outputs.iter().find(|o| {
+        let inner = o.axes.iter().any(|&a| structure.inner.contains(a));
+        inner && structure.level(o.value) != Level::State
+    });
+    if let Some(output) = apart {
+        return no(&format!(
+            "output {} has inner axes but reads no state",
+            output.name
+        ));
+    }
+    if structure.state_inner.iter().count() > 1 {
+        return no("its states have more than one inner axis");
+    }
+    if s.tile * s.block > 64 || s.lanes > 1 {
+        return no("a thread has registers for tile times block of at most 64 steps, and lanes=1");
+    }
+    Ok(())
+}
+
+/// Whether threads can share an item as the schedule says.
+fn check_threads(pass: &Pass, target: &Target) -> Result<(), Refusal> {
+    let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
+    if target.gpu.is_none() {
+        if s.warp == 1 && s.order != Order::Scanned {
+            return Ok(());
+        }
+        return Err(Refusal(format!(
+            "warp={} order={} is for GPUs; {} is none",
+            s.warp, s.order, target.name
+        )));
+    }
+    if !s.warp.is_power_of_two() || s.warp > 32 || s.threads % 32 != 0 || s.threads > 1024 {
+        return Err(Refusal(
+            "out of range: warp is 1, 2, 4, 8, 16 or 32, threads a multiple of 32 up to 1024"
+                .into(),
+        ));
+    }
+    if s.warp == 1 || s.order == Order::Scanned {
+        return Ok(());
+    }
+    let no = |why: String| {
+        Err(Refusal(format!(
+            "{} threads cannot share the states of {}: {why}; use warp=1",
+            s.warp, rec.name
+        )))
+    };
+    let axes: Vec<AxisId> = structure.state_inner.iter().collect();
+    let [axis] = axes[..] else {
+        return no(format!("they have {} inner axes, not 1", axes.len()));
+    };
+    if s.order != Order::Registers {
+        return no(format!("order={} keeps them in memory", s.order));
+    }
+    if known(pass, axis) % u64::from(s.warp) != 0 {
+        return no(format!("{} is no multiple of it", rec.axis_name(axis)));
+    }
+    for id in rec.graph.reachable(&rec.roots()) {
+        let node = rec.graph.node(id);
+        let crosses = match node {
+            Node::Shift { axis: shifted, .. } => *shifted == axis,
+            Node::Input { index, .. } | Node::State { index, .. } => {
+                index.iter().any(|i| match i {
+                    AxisIndex::At(_) => false,
+                    AxisIndex::Group { of, .. } => *of == axis,
+                })
+            }
+            _ => false,
+        };
+        if crosses || !reads_own_point(rec, node) {
+            return no(format!("points of {} meet", rec.axis_name(axis)));
+        }
+    }
+    let whole = |axes: &[AxisId]| axes.contains(&axis);
+    if !rec.states.iter().all(|s| whole(&s.axes)) {
+        return no(format!("not every state has {}", rec.axis_name(axis)));
     }
     Ok(())
 }

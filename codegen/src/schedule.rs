@@ -28,6 +28,9 @@ pub enum Order {
     Tiled,
     /// Time outside; at each step one loop nest after another over the inner axes.
     Stepped,
+    /// Time cut into runs of `tile` steps, one a lane of a warp, unrolled; the inner axes outside. The runs' ends are
+    /// scanned across the lanes: affine diagonal recurrences on a GPU.
+    Scanned,
 }
 
 /// Every free choice of one kernel.
@@ -45,18 +48,37 @@ pub struct Schedule {
     pub tile: u32,
     /// Points of the innermost inner axis that one turn handles.
     pub unroll: u32,
+    /// Threads that run one work item together on a GPU: they share out the steps of a tile ([`Order::Scanned`]) or
+    /// the points of the states ([`Order::Registers`]). 1 on a CPU.
+    pub warp: u32,
+    /// Threads of a block on a GPU.
+    pub threads: u32,
+    /// Turns that a loop over time looks ahead on a GPU: inputs are brought near, and loaded one turn before they are
+    /// used. 0: not at all.
+    pub ahead: u32,
+    /// Blocks that a multiprocessor of a GPU is to hold at once, which bounds a thread's registers; 0: as many as fit.
+    pub resident: u32,
 }
+
+/// Threads of a block where a schedule does not say.
+pub const THREADS: u32 = 128;
 
 impl Order {
     /// Every order, the fastest where legal first; unrolled code is slower than a tile's loops, and far slower to
     /// compile.
-    pub const ALL: [Order; 3] = [Order::Tiled, Order::Registers, Order::Stepped];
+    pub const ALL: [Order; 4] = [
+        Order::Tiled,
+        Order::Registers,
+        Order::Stepped,
+        Order::Scanned,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Order::Registers => "registers",
             Order::Tiled => "tiled",
             Order::Stepped => "stepped",
+            Order::Scanned => "scanned",
         }
     }
 }
@@ -77,7 +99,20 @@ impl fmt::Display for Schedule {
             f,
             " order={} lanes={} block={} tile={} unroll={}",
             self.order, self.lanes, self.block, self.tile, self.unroll
-        )
+        )?;
+        if self.warp != 1 {
+            write!(f, " warp={}", self.warp)?;
+        }
+        if self.threads != THREADS {
+            write!(f, " threads={}", self.threads)?;
+        }
+        if self.ahead != 0 {
+            write!(f, " ahead={}", self.ahead)?;
+        }
+        if self.resident != 0 {
+            write!(f, " resident={}", self.resident)?;
+        }
+        Ok(())
     }
 }
 
@@ -108,6 +143,10 @@ impl FromStr for Schedule {
             block: 1,
             tile: 64,
             unroll: 1,
+            warp: 1,
+            threads: THREADS,
+            ahead: 0,
+            resident: 0,
         };
         let mut chunk = None;
         for word in words {
@@ -117,7 +156,9 @@ impl FromStr for Schedule {
             if key == "order" {
                 let order = Order::ALL.into_iter().find(|o| o.name() == value);
                 out.order = order.ok_or_else(|| {
-                    err(format!("'{value}' is no order (registers, tiled, stepped)"))
+                    err(format!(
+                        "'{value}' is no order (registers, tiled, stepped, scanned)"
+                    ))
                 })?;
                 continue;
             }
@@ -130,9 +171,13 @@ impl FromStr for Schedule {
                 "block" => out.block = number,
                 "tile" => out.tile = number,
                 "unroll" => out.unroll = number,
+                "warp" => out.warp = number,
+                "threads" => out.threads = number,
+                "ahead" => out.ahead = number,
+                "resident" => out.resident = number,
                 _ => {
                     return Err(err(format!(
-                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll)"
+                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll, warp, threads, ahead, resident)"
                     )));
                 }
             }
@@ -162,6 +207,7 @@ mod tests {
         for text in [
             "sequential order=tiled lanes=4 block=2 tile=64 unroll=4",
             "chunked chunk=256 order=registers lanes=1 block=1 tile=16 unroll=1",
+            "sequential order=scanned lanes=1 block=2 tile=16 unroll=1 warp=8 threads=256",
         ] {
             assert_eq!(text.parse::<Schedule>().unwrap().to_string(), text);
         }

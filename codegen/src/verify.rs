@@ -11,7 +11,7 @@ use selscan_dsl::Op;
 
 use crate::dtype::{Dtype, Ty};
 use crate::lanes::Lanes;
-use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
+use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Row, Stmt, Var};
 use crate::polynomial::Polynomial;
 
 pub use fault::{Fault, VerifyError};
@@ -25,7 +25,9 @@ pub fn verify(proc: &Proc) -> Result<(), VerifyError> {
         proc,
         scope: Vec::new(),
         lane: None,
+        apart: false,
         set: BTreeSet::new(),
+        rows: BTreeSet::new(),
     };
     verifier.proc().map_err(|fault| VerifyError {
         proc: proc.name.clone(),
@@ -37,8 +39,12 @@ struct Verifier<'a> {
     proc: &'a Proc,
     scope: Vec<Var>,
     lane: Option<(Var, Lanes)>,
+    /// Whether the present statement may run in a part of the lanes.
+    apart: bool,
     /// Registers that are assigned on every path to here.
     set: BTreeSet<Reg>,
+    /// Rows that were fetched somewhere before here.
+    rows: BTreeSet<Row>,
 }
 
 impl Verifier<'_> {
@@ -210,18 +216,78 @@ impl Verifier<'_> {
                     || format!("store of bits to {}", self.proc.buffer(*buf).name),
                 )
             }
+            Stmt::LoadRow(regs, buf, ix) => {
+                self.row(regs, ix, *buf)?;
+                for &reg in regs {
+                    self.rhs(reg, &Rhs::Load(*buf, ix.clone()))?;
+                    self.set.insert(reg);
+                }
+                Ok(())
+            }
+            Stmt::Fetch(row, buf, ix) => {
+                self.buffer(*buf)?;
+                self.ix(ix)?;
+                let (dtype, count) = self.fetched(*row)?;
+                let decl = self.proc.buffer(*buf);
+                let fits = matches!(count, 1 | 2 | 4 | 8) && count as usize * dtype.bytes() <= 16;
+                if !fits || dtype != decl.dtype {
+                    return Err(Fault::Row {
+                        buffer: decl.name.clone(),
+                        count: count as usize,
+                    });
+                }
+                self.rows.insert(*row);
+                Ok(())
+            }
+            Stmt::Prefetch(buf, ix) => {
+                self.buffer(*buf)?;
+                self.ix(ix)
+            }
+            Stmt::Take(regs, row) => {
+                let (_, count) = self.fetched(*row)?;
+                if !self.rows.contains(row) || count as usize != regs.len() {
+                    return Err(Fault::NotFetched(row.0));
+                }
+                for &reg in regs {
+                    self.wants(reg, Ty::is_float, "f32 or f64", || {
+                        "what was fetched".into()
+                    })?;
+                    self.set.insert(reg);
+                }
+                Ok(())
+            }
+            Stmt::StoreRow(buf, ix, regs) => {
+                self.row(regs, ix, *buf)?;
+                regs.iter()
+                    .try_for_each(|&reg| self.stmt(&Stmt::Store(*buf, ix.clone(), reg)))
+            }
             Stmt::If {
                 lhs,
                 rhs,
                 then,
                 els,
             } => {
-                self.uniform(lhs, "a condition")?;
-                self.uniform(rhs, "a condition")?;
+                self.ix(lhs)?;
+                self.ix(rhs)?;
+                let differs = |(var, _): &(Var, Lanes)| lhs.mentions(*var) || rhs.mentions(*var);
+                let differs = self.lane.as_ref().is_some_and(differs);
+                if let Some((var, _)) = &self.lane
+                    && differs
+                    && (!straight(then) || !straight(els))
+                {
+                    let what = "a condition over shuffles or loops";
+                    return Err(Fault::LaneDependent {
+                        what,
+                        var: self.name(*var),
+                    });
+                }
                 let before = self.set.clone();
+                let apart = self.apart;
+                self.apart |= differs;
                 self.stmts(then)?;
                 let after = std::mem::replace(&mut self.set, before);
                 self.stmts(els)?;
+                self.apart = apart;
                 self.set.retain(|r| after.contains(r));
                 Ok(())
             }
@@ -251,7 +317,7 @@ impl Verifier<'_> {
                 step,
             });
         }
-        let lanes = Lanes::of(var, body);
+        let lanes = Lanes::of(var, width, body);
         self.lane = Some((var, lanes));
         self.stmts(body)?;
         // Each turn has its own copies: none of them is left.
@@ -259,6 +325,28 @@ impl Verifier<'_> {
             self.set.retain(|r| !lanes.assigned.contains(r));
         }
         Ok(())
+    }
+
+    fn fetched(&self, row: Row) -> Result<(Dtype, u32), Fault> {
+        let found = self.proc.rows.get(row.0 as usize).copied();
+        found.ok_or(Fault::Undeclared {
+            what: "row",
+            index: row.0,
+        })
+    }
+
+    /// A row is 2, 4 or 8 neighbours that begin at a multiple of their number, at most 16 bytes.
+    fn row(&self, regs: &[Reg], ix: &Ix, buf: Buf) -> Result<(), Fault> {
+        self.buffer(buf)?;
+        let decl = self.proc.buffer(buf);
+        let fits = matches!(regs.len(), 2 | 4 | 8) && regs.len() * decl.dtype.bytes() <= 16;
+        if fits {
+            return self.ix(ix);
+        }
+        Err(Fault::Row {
+            buffer: decl.name.clone(),
+            count: regs.len(),
+        })
     }
 
     fn buffer(&self, buf: Buf) -> Result<(), Fault> {
@@ -280,7 +368,9 @@ impl Verifier<'_> {
             return Err(Fault::ReadOnly(decl.name.clone()));
         }
         match &self.lane {
-            Some((var, lanes)) if !ix.mentions(*var) && lanes.varying.contains(&reg) => {
+            Some((var, lanes))
+                if !self.apart && !ix.mentions(*var) && lanes.varying.contains(&reg) =>
+            {
                 let what = "a value stored to one element by all lanes";
                 Err(Fault::LaneDependent {
                     what,
@@ -439,7 +529,21 @@ impl Verifier<'_> {
                 }
                 result(types[1])
             }
-            LoopOp::Math(_) | LoopOp::Fma | LoopOp::Round => {
+            LoopOp::ShuffleUp(k)
+            | LoopOp::ShuffleXor(k)
+            | LoopOp::Broadcast(k)
+            | LoopOp::FmaUp(k)
+            | LoopOp::MulUp(k) => {
+                all(types[0])?;
+                let Some((_, lanes)) = &self.lane else {
+                    return Err(Fault::NoLane(op.name()));
+                };
+                if u32::from(k) >= lanes.width {
+                    return Err(Fault::NoLane(op.name()));
+                }
+                result(types[0])
+            }
+            LoopOp::Math(_) | LoopOp::Fma | LoopOp::Round | LoopOp::Recip => {
                 first_float()?;
                 all(types[0])?;
                 result(types[0])
@@ -485,6 +589,16 @@ impl Verifier<'_> {
             }
         }
     }
+}
+
+/// Whether statements have neither a shuffle nor a loop.
+fn straight(stmts: &[Stmt]) -> bool {
+    stmts.iter().all(|stmt| match stmt {
+        Stmt::Set(_, Rhs::Op(op, _)) => !op.is_shuffle(),
+        Stmt::If { then, els, .. } => straight(then) && straight(els),
+        Stmt::For { .. } => false,
+        _ => true,
+    })
 }
 
 fn is_int(ty: Ty) -> bool {

@@ -152,7 +152,7 @@ impl Scan {
 }
 
 /// Whether `a` has a select between something and nothing among its factors.
-fn is_reset(g: &Graph, a: NodeId) -> bool {
+pub(crate) fn is_reset(g: &Graph, a: NodeId) -> bool {
     match g.node(a) {
         Node::Op(Op::Select, xs) => {
             let zero = |x: &NodeId| g.as_constant(*x) == Some(0.0);
@@ -165,7 +165,7 @@ fn is_reset(g: &Graph, a: NodeId) -> bool {
 }
 
 /// a · x, with the selects among the factors of `a` as selects of x.
-fn scale(g: &mut Graph, a: NodeId, x: NodeId) -> NodeId {
+pub(crate) fn scale(g: &mut Graph, a: NodeId, x: NodeId) -> NodeId {
     if g.as_constant(a) == Some(1.0) {
         return x;
     }

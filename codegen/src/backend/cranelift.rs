@@ -25,6 +25,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
 use super::{EmitError, SCRATCH_ALIGN};
 use crate::contract::contract;
+use crate::dtype::Ty;
 use crate::legalize::{Supports, legalize};
 use crate::loop_ir::{LoopOp, Proc, Role, Var};
 use crate::verify::verify;
@@ -62,7 +63,7 @@ pub fn supports(isa: &dyn TargetIsa) -> Supports {
 #[must_use]
 pub fn prepare(proc: &Proc, isa: &dyn TargetIsa) -> Proc {
     let supports = supports(isa);
-    if supports.has(LoopOp::Fma) {
+    if supports.has(LoopOp::Fma, Ty::F32) {
         legalize(&contract(proc), &supports)
     } else {
         legalize(proc, &supports)

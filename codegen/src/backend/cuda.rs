@@ -1,11 +1,29 @@
-//! The CUDA backend: a [`Program`] as CUDA C.
+//! The CUDA backend: a [`Program`] as CUDA C, and no decision of its own.
 //!
-//! In: procs. Out: [`Source`], one text with a kernel for each proc, and what a launch of each needs.
+//! In: procs. Out: [`Source`], one text with a kernel for each proc, and what a launch of each needs. A thread runs a
+//! work item; where a proc has a Lane(w) loop, w neighbouring threads run one together, each a turn. The text needs no
+//! header: conversions and approximations that CUDA C has no word for are PTX.
+//!
+//! | operation (f32) | instruction | error |
+//! |---|---|---|
+//! | exp2 | `ex2.approx.ftz` | 2 ulp; results below 2⁻¹²⁶ are 0 |
+//! | recip | `rcp.approx.ftz` | 1 ulp |
+//! | div | `div.full` | 2 ulp |
+//!
+//! (PTX ISA 9.0, "Floating Point Instructions".) Everything else is rounded as IEEE 754 says, or legalised to that.
 
-use selscan_dsl::AxisId;
+mod row;
+mod stmt;
+
+use selscan_dsl::{AxisId, Op};
 
 use super::EmitError;
-use crate::loop_ir::Program;
+use crate::contract::contract;
+use crate::dtype::Dtype;
+use crate::legalize::{Supports, legalize};
+use crate::loop_ir::{Ix, LoopKind, LoopOp, Proc, Program, Role, Stmt};
+use crate::verify::verify;
+use stmt::Emitter;
 
 /// A program as CUDA C.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -34,15 +52,281 @@ pub struct Entry {
     pub extents: Vec<AxisId>,
 }
 
+/// The operations that CUDA C has.
+#[must_use]
+pub fn supports() -> Supports {
+    let mut supports = Supports::base();
+    supports.conversions = true;
+    for op in [
+        LoopOp::Fma,
+        LoopOp::FromInt,
+        LoopOp::Math(Op::Sqrt),
+        LoopOp::Math(Op::Abs),
+        LoopOp::Math(Op::Floor),
+    ] {
+        supports.add(op);
+    }
+    supports.add_single(LoopOp::Math(Op::Exp2));
+    supports.add_single(LoopOp::Recip);
+    supports
+}
+
+/// The proc as this backend emits it: products and sums contracted, operations that CUDA C lacks written out.
+#[must_use]
+pub fn prepare(proc: &Proc) -> Proc {
+    legalize(&contract(proc), &supports())
+}
+
 /// A program as CUDA C.
 ///
 /// # Errors
 /// A proc that is not in the grammar, or that asks for what a GPU lacks.
 pub fn emit(program: &Program) -> Result<Source, EmitError> {
-    let name = program.procs.first().map_or("", |p| p.name.as_str());
-    Err(EmitError::Unsupported {
-        proc: name.to_owned(),
-        what: "everything".to_owned(),
-        backend: "CUDA",
-    })
+    let mut text = PRELUDE.to_owned();
+    let mut entries = Vec::with_capacity(program.procs.len());
+    for (k, proc) in program.procs.iter().enumerate() {
+        verify(proc)?;
+        let legal = prepare(proc);
+        let name = format!("selscan{k}_{}", identifier(&proc.name));
+        let (body, entry) = kernel(&legal, name)?;
+        text.push_str(&body);
+        entries.push(entry);
+    }
+    Ok(Source { text, entries })
 }
+
+/// A name in C's letters.
+fn identifier(name: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    name.chars().map(letter).collect()
+}
+
+fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
+    let unsupported = |what: String| EmitError::Unsupported {
+        proc: proc.name.clone(),
+        what,
+        backend: "CUDA",
+    };
+    let lanes = lanes(&proc.body).unwrap_or(1);
+    if !lanes.is_power_of_two() || lanes > 32 || proc.threads % 32 != 0 || proc.threads > 1024 {
+        let what = format!("{lanes} lanes in blocks of {} threads", proc.threads);
+        return Err(unsupported(what));
+    }
+    let index = if proc.narrow { "int" } else { "long long" };
+    let mut parameters = Vec::new();
+    let mut scratch = String::new();
+    for (i, buffer) in proc.buffers.iter().enumerate() {
+        let element = element(buffer.dtype);
+        match buffer.role {
+            Role::Input(_) => parameters.push(format!("const {element}* __restrict__ b{i}")),
+            // The state before may lie where the state after does.
+            Role::Initial(_) => parameters.push(format!("const {element}* b{i}")),
+            Role::Last(_) => parameters.push(format!("{element}* b{i}")),
+            Role::Output(_) | Role::Workspace(_) => {
+                parameters.push(format!("{element}* __restrict__ b{i}"));
+            }
+            Role::Scratch => match &buffer.len {
+                Ix::Const(len) => scratch.push_str(&format!("    {element} b{i}[{len}];\n")),
+                len => return Err(unsupported(format!("scratch memory of {}", proc.show(len)))),
+            },
+        }
+    }
+    let extents: Vec<AxisId> = (0..proc.extents.len() as u8)
+        .map(AxisId)
+        .filter(|a| proc.extents[a.0 as usize].is_some())
+        .collect();
+    let names = extents.iter().map(|a| format!("long long wide_e{}", a.0));
+    parameters.extend(names);
+    let bounds = match proc.resident {
+        0 => proc.threads.to_string(),
+        resident => format!("{}, {resident}", proc.threads),
+    };
+    let mut text = format!(
+        "\nextern \"C\" __global__ void __launch_bounds__({bounds}) {name}(\n    {}) {{\n",
+        parameters.join(",\n    ")
+    );
+    for axis in &extents {
+        let line = format!("    const {index} e{0} = ({index})wide_e{0};\n", axis.0);
+        text.push_str(&line);
+    }
+    text.push_str(&scratch);
+    let mut emitter = Emitter::new(proc, index, lanes);
+    text.push_str(&emitter.registers());
+    emitter.stmts(&proc.body, 1).map_err(unsupported)?;
+    text.push_str(&emitter.text);
+    text.push_str("}\n");
+    let entry = Entry {
+        name,
+        threads: proc.threads,
+        items: proc.threads / lanes,
+        shared: 0,
+        extents,
+    };
+    Ok((text, entry))
+}
+
+/// The width of the Lane loops of a body; 0 (no power of two) where they differ.
+fn lanes(body: &[Stmt]) -> Option<u32> {
+    let mut found = None;
+    for stmt in body {
+        let inner = match stmt {
+            Stmt::For {
+                kind: LoopKind::Lane(width),
+                ..
+            } => Some(*width),
+            Stmt::For { body, .. } => lanes(body),
+            Stmt::If { then, els, .. } => lanes(then).or_else(|| lanes(els)),
+            _ => None,
+        };
+        found = match (found, inner) {
+            (Some(a), Some(b)) if a != b => Some(0),
+            (a, b) => a.or(b),
+        };
+    }
+    found
+}
+
+/// The C type of an element in memory.
+fn element(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "float",
+        Dtype::F64 => "double",
+        Dtype::Bf16 => "bf16",
+        Dtype::F16 => "f16",
+    }
+}
+
+/// What CUDA C has no word for.
+const PRELUDE: &str = r#"// Generated by selscan.
+struct bf16 { unsigned short bits; };
+struct f16 { unsigned short bits; };
+
+__device__ __forceinline__ float exp2_of(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float recip_of(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float quotient(float x, float y) {
+    float q;
+    asm("div.full.f32 %0, %1, %2;" : "=f"(q) : "f"(x), "f"(y));
+    return q;
+}
+__device__ __forceinline__ double quotient(double x, double y) { return x / y; }
+
+__device__ __forceinline__ float number(float x) { return x; }
+__device__ __forceinline__ double number(double x) { return x; }
+__device__ __forceinline__ float number(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ __forceinline__ float number(f16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+
+__device__ __forceinline__ void put(float& to, double x) { to = (float)x; }
+__device__ __forceinline__ void put(double& to, double x) { to = x; }
+__device__ __forceinline__ void put(float& to, float x) { to = x; }
+__device__ __forceinline__ void put(double& to, float x) { to = x; }
+__device__ __forceinline__ void put(f16& to, float x) {
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+}
+__device__ __forceinline__ void put(f16& to, double x) {
+    asm("cvt.rn.f16.f64 %0, %1;" : "=h"(to.bits) : "d"(x));
+}
+__device__ __forceinline__ void put(bf16& to, float x) {
+#if __CUDA_ARCH__ >= 800
+    unsigned both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(0.0f), "f"(x));
+    to.bits = (unsigned short)both;
+#else
+    const unsigned bits = __float_as_uint(x);
+    const unsigned up = bits + 0x7fff + ((bits >> 16) & 1);
+    to.bits = (unsigned short)(x == x ? up >> 16 : 0x7fff);
+#endif
+}
+// Rounded to odd on the way, so that the second rounding is the only one that counts.
+__device__ __forceinline__ void put(bf16& to, double x) {
+    float near = (float)x;
+    const double back = near;
+    if (back != x && x == x) {
+        const unsigned beyond = fabs(back) > fabs(x);
+        near = __uint_as_float((__float_as_uint(near) - beyond) | 1u);
+    }
+    put(to, near);
+}
+
+__device__ __forceinline__ float low(unsigned word) { return __uint_as_float(word << 16); }
+__device__ __forceinline__ float high(unsigned word) { return __uint_as_float(word & 0xffff0000u); }
+__device__ __forceinline__ float low_f16(unsigned word) {
+    float y;
+    asm("{ .reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l; }" : "=f"(y) : "r"(word));
+    return y;
+}
+__device__ __forceinline__ float high_f16(unsigned word) {
+    float y;
+    asm("{ .reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h; }" : "=f"(y) : "r"(word));
+    return y;
+}
+__device__ __forceinline__ unsigned both_f16(float l, float h) {
+    f16 x, y;
+    put(x, l);
+    put(y, h);
+    return x.bits | ((unsigned)y.bits << 16);
+}
+__device__ __forceinline__ unsigned both_f16(double l, double h) {
+    f16 x, y;
+    put(x, l);
+    put(y, h);
+    return x.bits | ((unsigned)y.bits << 16);
+}
+__device__ __forceinline__ unsigned both(float l, float h) {
+#if __CUDA_ARCH__ >= 800
+    unsigned word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(h), "f"(l));
+    return word;
+#else
+    bf16 x, y;
+    put(x, l);
+    put(y, h);
+    return x.bits | ((unsigned)y.bits << 16);
+#endif
+}
+__device__ __forceinline__ unsigned both(double l, double h) {
+    bf16 x, y;
+    put(x, l);
+    put(y, h);
+    return x.bits | ((unsigned)y.bits << 16);
+}
+
+template <class T> __device__ __forceinline__ void prefetch(const T* at) {
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(at));
+}
+__device__ __forceinline__ void pin(float& x) { asm volatile("" : "+f"(x)); }
+
+// Of W lanes, those from K on take part; the others keep what they have.
+template <int K, int W> __device__ __forceinline__ float fma_up(unsigned mask, float p, float h) {
+    asm volatile("{ .reg .pred in; .reg .f32 below; shfl.sync.up.b32 below|in, %0, %2, %3, %4; @in fma.rn.f32 %0, %1, below, %0; }"
+        : "+f"(h) : "f"(p), "n"(K), "n"((32 - W) << 8), "r"(mask));
+    return h;
+}
+template <int K, int W> __device__ __forceinline__ float mul_up(unsigned mask, float p) {
+    asm volatile("{ .reg .pred in; .reg .f32 below; shfl.sync.up.b32 below|in, %0, %1, %2, %3; @in mul.rn.f32 %0, %0, below; }"
+        : "+f"(p) : "n"(K), "n"((32 - W) << 8), "r"(mask));
+    return p;
+}
+template <int K, int W> __device__ __forceinline__ double fma_up(unsigned mask, double p, double h) {
+    const double below = __shfl_up_sync(mask, h, K, W);
+    return threadIdx.x % W >= K ? fma(p, below, h) : h;
+}
+template <int K, int W> __device__ __forceinline__ double mul_up(unsigned mask, double p) {
+    const double below = __shfl_up_sync(mask, p, K, W);
+    return threadIdx.x % W >= K ? p * below : p;
+}
+"#;
+
+#[cfg(test)]
+mod tests;

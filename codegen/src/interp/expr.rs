@@ -4,7 +4,7 @@ use selscan_dsl::{AxisId, Op};
 
 use super::InterpError;
 use crate::dtype::{Dtype, Ty};
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, in_lockstep};
 use crate::loop_ir::{Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Stmt, Var};
 
 /// An index whose extents are numbers.
@@ -99,6 +99,8 @@ pub(super) enum Kind {
     Core,
     /// These registers as they were before the loop.
     Lane(Vec<usize>),
+    /// All turns together, statement by statement.
+    Lockstep,
     /// What the turn before left.
     Serial,
 }
@@ -187,8 +189,63 @@ impl Compiler<'_> {
         })
     }
 
+    /// Where the machine keeps element `k` of a row: as an f64, behind the registers.
+    fn place(&self, row: u32, k: u32) -> usize {
+        self.proc.regs.len() + 8 * row as usize + k as usize
+    }
+
     pub(super) fn stmts(&self, stmts: &[Stmt]) -> Result<Vec<Code>, InterpError> {
-        stmts.iter().map(|s| self.stmt(s)).collect()
+        let mut out = Vec::with_capacity(stmts.len());
+        for stmt in stmts {
+            match stmt {
+                Stmt::LoadRow(regs, buf, ix) => {
+                    for (k, &reg) in regs.iter().enumerate() {
+                        let at = ix.clone() + Ix::Const(k as i64);
+                        out.push(self.stmt(&Stmt::Set(reg, Rhs::Load(*buf, at)))?);
+                    }
+                }
+                Stmt::Fetch(row, buf, ix) => {
+                    let (_, count) = self.proc.rows[row.0 as usize];
+                    for k in 0..count {
+                        out.push(Code::Load {
+                            reg: self.place(row.0, k),
+                            ty: Ty::F64,
+                            buf: buf.0 as usize,
+                            at: self.ix(&(ix.clone() + Ix::Const(i64::from(k))))?,
+                        });
+                    }
+                }
+                Stmt::Take(regs, row) => {
+                    for (k, &reg) in regs.iter().enumerate() {
+                        let mut args = [0; 3];
+                        args[0] = self.place(row.0, k as u32);
+                        let to = self.proc.ty(reg);
+                        out.push(Code::Op {
+                            reg: reg.0 as usize,
+                            to,
+                            op: if to == Ty::F64 {
+                                LoopOp::Copy
+                            } else {
+                                LoopOp::Convert
+                            },
+                            from: Ty::F64,
+                            args,
+                            math: Op::Neg.info().real,
+                            count: 1,
+                        });
+                    }
+                }
+                Stmt::Prefetch(..) => {}
+                Stmt::StoreRow(buf, ix, regs) => {
+                    for (k, &reg) in regs.iter().enumerate() {
+                        let at = ix.clone() + Ix::Const(k as i64);
+                        out.push(self.stmt(&Stmt::Store(*buf, at, reg))?);
+                    }
+                }
+                stmt => out.push(self.stmt(stmt)?),
+            }
+        }
+        Ok(out)
     }
 
     fn stmt(&self, stmt: &Stmt) -> Result<Code, InterpError> {
@@ -221,6 +278,17 @@ impl Compiler<'_> {
                 buf: buf.0 as usize,
                 at: self.ix(ix)?,
                 reg: reg.0 as usize,
+            },
+            // Rows are taken apart in `stmts`; one of none is nothing.
+            Stmt::LoadRow(..)
+            | Stmt::StoreRow(..)
+            | Stmt::Fetch(..)
+            | Stmt::Take(..)
+            | Stmt::Prefetch(..) => Code::If {
+                lhs: Expr::Linear(0, vec![]),
+                rhs: Expr::Linear(0, vec![]),
+                then: vec![],
+                els: vec![],
             },
             Stmt::If {
                 lhs,
@@ -290,8 +358,9 @@ fn kind_of(kind: LoopKind, var: Var, body: &[Stmt]) -> Kind {
     match kind {
         LoopKind::Core => Kind::Core,
         LoopKind::Serial => Kind::Serial,
-        LoopKind::Lane(_) => Kind::Lane(
-            Lanes::of(var, body)
+        LoopKind::Lane(_) if in_lockstep(var, body) => Kind::Lockstep,
+        LoopKind::Lane(width) => Kind::Lane(
+            Lanes::of(var, width, body)
                 .assigned
                 .into_iter()
                 .map(|r| r.0 as usize)

@@ -12,9 +12,20 @@ use crate::loop_ir::{LoopOp, Proc, Role};
 pub(super) struct Machine<'a> {
     proc: &'a Proc,
     vars: Vec<i64>,
+    /// Of the present lane.
     regs: Vec<u64>,
+    lockstep: Option<Lockstep>,
     buffers: Vec<Option<Vec<u8>>>,
     lens: Vec<usize>,
+}
+
+/// Lanes that run together.
+struct Lockstep {
+    var: usize,
+    /// The registers of every lane.
+    regs: Vec<Vec<u64>>,
+    /// The lanes that take part where a condition differs.
+    active: Vec<usize>,
 }
 
 /// A register's bits as a number.
@@ -30,11 +41,13 @@ fn number(ty: Ty, bits: u64) -> f64 {
 
 impl<'a> Machine<'a> {
     pub(super) fn new(proc: &'a Proc, buffers: Vec<Option<Vec<u8>>>, lens: Vec<usize>) -> Self {
-        let (vars, regs) = (vec![0; proc.vars.len()], vec![0; proc.regs.len()]);
+        let registers = proc.regs.len() + 8 * proc.rows.len();
+        let (vars, regs) = (vec![0; proc.vars.len()], vec![0; registers]);
         Machine {
             proc,
             vars,
             regs,
+            lockstep: None,
             buffers,
             lens,
         }
@@ -45,7 +58,106 @@ impl<'a> Machine<'a> {
     }
 
     pub(super) fn run(&mut self, code: &[Code]) -> Result<(), InterpError> {
-        code.iter().try_for_each(|c| self.step(c))
+        code.iter().try_for_each(|c| match self.lockstep.take() {
+            None => self.step(c),
+            Some(lanes) => self.together(lanes, c),
+        })
+    }
+
+    /// One statement in every lane that takes part.
+    fn together(&mut self, mut lanes: Lockstep, code: &Code) -> Result<(), InterpError> {
+        let first = lanes.active.first().copied().unwrap_or(0);
+        self.vars[lanes.var] = first as i64;
+        match code {
+            // Bounds are the same in every lane.
+            Code::Loop { .. } => {
+                self.lockstep = Some(lanes);
+                self.step(code)
+            }
+            Code::If {
+                lhs,
+                rhs,
+                then,
+                els,
+            } => {
+                let all = lanes.active.clone();
+                let mut sides = [Vec::new(), Vec::new()];
+                for &lane in &all {
+                    self.vars[lanes.var] = lane as i64;
+                    let holds = self.eval(lhs)? < self.eval(rhs)?;
+                    sides[usize::from(!holds)].push(lane);
+                }
+                for (side, body) in sides.into_iter().zip([then, els]) {
+                    if side.is_empty() {
+                        continue;
+                    }
+                    lanes.active = side;
+                    self.lockstep = Some(lanes);
+                    self.run(body)?;
+                    lanes = match self.lockstep.take() {
+                        Some(lanes) => lanes,
+                        None => return Ok(()),
+                    };
+                }
+                lanes.active = all;
+                self.lockstep = Some(lanes);
+                Ok(())
+            }
+            Code::Op {
+                reg,
+                op,
+                args,
+                math,
+                from: from_ty,
+                to,
+                ..
+            } if op.is_shuffle() => {
+                let count = lanes.regs.len();
+                let from = |lane: usize| match *op {
+                    LoopOp::ShuffleUp(k) | LoopOp::FmaUp(k) | LoopOp::MulUp(k) => {
+                        lane.checked_sub(usize::from(k)).unwrap_or(lane)
+                    }
+                    LoopOp::ShuffleXor(k) => lane ^ usize::from(k),
+                    LoopOp::Broadcast(k) => usize::from(k),
+                    _ => lane,
+                };
+                let value = |lane: usize| {
+                    let (other, own) = (from(lane).min(count - 1), &lanes.regs[lane]);
+                    let (x, there) = (own[args[0]], &lanes.regs[other]);
+                    match *op {
+                        LoopOp::FmaUp(_) if other == lane => own[args[1]],
+                        LoopOp::MulUp(_) if other == lane => x,
+                        LoopOp::FmaUp(_) => {
+                            let terms = [x, there[args[1]], own[args[1]]];
+                            apply(LoopOp::Fma, *math, (*from_ty, *to), &terms)
+                        }
+                        LoopOp::MulUp(_) => {
+                            let product = number(*from_ty, x) * number(*from_ty, there[args[0]]);
+                            encode(*to, product)
+                        }
+                        _ => there[args[0]],
+                    }
+                };
+                let values: Vec<u64> = (0..count).map(value).collect();
+                for &lane in &lanes.active {
+                    lanes.regs[lane][*reg] = values[lane];
+                }
+                self.lockstep = Some(lanes);
+                Ok(())
+            }
+            _ => {
+                for i in 0..lanes.active.len() {
+                    let lane = lanes.active[i];
+                    self.vars[lanes.var] = lane as i64;
+                    std::mem::swap(&mut self.regs, &mut lanes.regs[lane]);
+                    let done = self.step(code);
+                    std::mem::swap(&mut self.regs, &mut lanes.regs[lane]);
+                    done?;
+                }
+                self.lockstep = Some(lanes);
+                Ok(())
+            }
+        }
     }
 
     fn eval(&self, expr: &Expr) -> Result<i64, InterpError> {
@@ -155,9 +267,20 @@ impl<'a> Machine<'a> {
         body: &[Code],
         kind: &Kind,
     ) -> Result<(), InterpError> {
+        if let Kind::Lockstep = kind {
+            let width = usize::try_from(hi - lo).unwrap_or(0);
+            self.lockstep = Some(Lockstep {
+                var,
+                regs: vec![self.regs.clone(); width],
+                active: (0..width).collect(),
+            });
+            let done = self.run(body);
+            self.lockstep = None;
+            return done;
+        }
         let before: Vec<u64> = match kind {
             Kind::Lane(assigned) => assigned.iter().map(|&r| self.regs[r]).collect(),
-            Kind::Core | Kind::Serial => Vec::new(),
+            Kind::Core | Kind::Serial | Kind::Lockstep => Vec::new(),
         };
         let mut at = lo;
         while at < hi {
@@ -169,7 +292,7 @@ impl<'a> Machine<'a> {
                         self.regs[r] = bits;
                     }
                 }
-                Kind::Serial => {}
+                Kind::Serial | Kind::Lockstep => {}
             }
             self.run(body)?;
             let Some(next) = at.checked_add(step) else {
@@ -219,6 +342,10 @@ fn apply(op: LoopOp, math: fn(&[f64]) -> f64, (from, to): (Ty, Ty), x: &[u64]) -
             }
         },
         LoopOp::Round => encode(to, number(from, x[0]).round_ties_even()),
+        // Those of several lanes are run by `together`.
+        LoopOp::ShuffleUp(_) | LoopOp::ShuffleXor(_) | LoopOp::Broadcast(_) => x[0],
+        LoopOp::FmaUp(_) | LoopOp::MulUp(_) => x[x.len() - 1],
+        LoopOp::Recip => encode(to, 1.0 / number(from, x[0])),
         LoopOp::Copy | LoopOp::Bitcast => x[0],
         LoopOp::Convert | LoopOp::FromInt => match (from, to) {
             (Ty::I64, Ty::F64) => (x[0] as i64 as f64).to_bits(),

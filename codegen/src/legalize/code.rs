@@ -99,13 +99,34 @@ impl<'a> Code<'a> {
     }
     /// a·b + c, fused where the backend fuses.
     pub(super) fn fma(&mut self, a: Reg, b: Reg, c: Reg) -> Reg {
-        if self.supports.has(LoopOp::Fma) {
-            let ty = self.ty(a);
+        let ty = self.ty(a);
+        if self.supports.has(LoopOp::Fma, ty) {
             self.op(ty, LoopOp::Fma, &[a, b, c])
         } else {
             let product = self.mul(a, b);
             self.add(product, c)
         }
+    }
+    /// Whether the backend has an operation for the type of `like`.
+    pub(super) fn has(&self, op: LoopOp, like: Reg) -> bool {
+        self.supports.has(op, self.ty(like))
+    }
+    /// 1/x of a number whose reciprocal is normal or 0.
+    pub(super) fn recip(&mut self, x: Reg) -> Reg {
+        if self.has(LoopOp::Recip, x) {
+            let ty = self.ty(x);
+            return self.op(ty, LoopOp::Recip, &[x]);
+        }
+        let one = self.float(x, 1.0);
+        self.div(one, x)
+    }
+    /// y/x for such an x.
+    pub(super) fn over(&mut self, y: Reg, x: Reg) -> Reg {
+        if self.has(LoopOp::Recip, x) {
+            let inverse = self.recip(x);
+            return self.mul(y, inverse);
+        }
+        self.div(y, x)
     }
     /// c₀ + x·(c₁ + x·(…)).
     pub(super) fn horner(&mut self, x: Reg, coefficients: &[f64]) -> Reg {

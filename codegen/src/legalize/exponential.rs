@@ -11,7 +11,7 @@ use selscan_dsl::Op;
 
 use super::code::{Both, Code};
 use crate::dtype::Ty;
-use crate::loop_ir::Reg;
+use crate::loop_ir::{LoopOp, Reg};
 
 /// (2ᶠ − 1)/f on |f| ≤ 1/2; error 9.2e-8.
 const EXP2_F32: [f64; 5] = [
@@ -157,8 +157,14 @@ fn coefficients(ty: Ty) -> &'static [f64] {
     if ty == Ty::F64 { &EXP_F64 } else { &EXP_F32 }
 }
 
-/// eˣ: at most 1 eps.
+/// eˣ: at most 1 eps. Where 2ˣ is one operation, 2 eps and |x|/2 eps more: the rounding of x·log₂e.
 pub(super) fn exp(code: &mut Code, x: Reg) -> Reg {
+    if code.has(LoopOp::Math(Op::Exp2), x) {
+        let log2e = code.float(x, LOG2_E);
+        let scaled = code.mul(x, log2e);
+        let ty = code.ty(x);
+        return code.op(ty, LoopOp::Math(Op::Exp2), &[scaled]);
+    }
     let (scale, f) = reduce(
         code,
         x,
@@ -231,5 +237,5 @@ pub(super) fn sigmoid(code: &mut Code, x: Reg) -> Reg {
     let e = exp(code, minus);
     let one = code.float(x, 1.0);
     let sum = code.add(e, one);
-    code.div(one, sum)
+    code.recip(sum)
 }

@@ -10,6 +10,7 @@ use selscan_dsl::{AxisId, AxisSet, InputId, Node, NodeId, Part, ReduceOp, StateI
 use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
 use crate::plan::{Pass, Plan};
+use crate::schedule::Order;
 
 /// A loop under construction.
 pub(super) struct Frame {
@@ -55,6 +56,12 @@ pub(super) struct Builder<'a> {
     pub frames: Vec<Frame>,
     pub first: Option<Var>,
     pub lane_var: Option<Var>,
+    /// A number that divides the count of steps.
+    pub multiple_of_time: i64,
+    /// Among the threads that share an item: which one this is.
+    pub warp_var: Option<Var>,
+    /// The axis whose points they share out.
+    pub shared: Option<AxisId>,
     pub lanes: u32,
     pub vectors: u32,
     /// The step within the tile.
@@ -75,9 +82,14 @@ impl<'a> Builder<'a> {
         let proc = Proc {
             name: pass.name.clone(),
             extents: plan.extent_names.clone(),
+            multiples: plan.multiples.clone(),
+            narrow: plan.narrow,
+            threads: pass.schedule.threads,
+            resident: pass.schedule.resident,
             buffers: vec![],
             vars: vec![],
             regs: vec![],
+            rows: vec![],
             items: Ix::Const(0),
             body: vec![],
         };
@@ -96,6 +108,13 @@ impl<'a> Builder<'a> {
             frames: vec![],
             first: None,
             lane_var: None,
+            multiple_of_time: if pass.chunk.is_none() {
+                plan.multiple(rec.time)
+            } else {
+                1
+            },
+            warp_var: None,
+            shared: None,
             lanes: 1,
             vectors: 1,
             local: Ix::Const(0),
@@ -252,7 +271,83 @@ impl<'a> Builder<'a> {
             let lane = self.lane_var.map_or(Ix::Const(0), Ix::Var);
             self.at[axis.0 as usize] = Some(Ix::Var(first) + lane);
         }
+        self.share_out();
         self.base = self.frames.len() - 1;
+    }
+
+    /// Opens the loop over the threads that share the item, where there are several.
+    fn share_out(&mut self) {
+        let (warp, structure) = (self.pass.schedule.warp, &self.pass.structure);
+        (self.warp_var, self.shared) = (None, None);
+        if warp < 2 {
+            return;
+        }
+        let var = self.proc.var("thread");
+        let (lo, hi) = (Ix::Const(0), Ix::Const(i64::from(warp)));
+        self.push(AxisSet::EMPTY, Some((var, LoopKind::Lane(warp), lo, hi, 1)));
+        self.warp_var = Some(var);
+        self.shared = match self.pass.schedule.order {
+            Order::Scanned => Some(self.pass.recurrence.time),
+            _ => structure.state_inner.iter().next(),
+        };
+    }
+
+    /// `then` where lhs < rhs, else `els`.
+    pub fn choice(
+        &mut self,
+        lhs: Ix,
+        rhs: Ix,
+        then: impl FnOnce(&mut Self),
+        els: impl FnOnce(&mut Self),
+    ) {
+        let mut side = |body: &mut dyn FnMut(&mut Self)| {
+            self.push(AxisSet::EMPTY, None);
+            body(self);
+            self.frames.pop().map(|f| f.stmts).unwrap_or_default()
+        };
+        let (mut then, mut els) = (Some(then), Some(els));
+        let then = side(&mut |b| {
+            if let Some(then) = then.take() {
+                then(b);
+            }
+        });
+        let els = side(&mut |b| {
+            if let Some(els) = els.take() {
+                els(b);
+            }
+        });
+        self.stmt(Stmt::If {
+            lhs,
+            rhs,
+            then,
+            els,
+        });
+    }
+
+    /// A store of a value over `axes`: by one of the threads that share the item, unless each has points of its own.
+    pub fn store(&mut self, axes: &[AxisId], store: Stmt) {
+        let own = self.shared.is_none_or(|axis| axes.contains(&axis));
+        match self.warp_var {
+            Some(thread) if !own => self.stmt(Stmt::If {
+                lhs: Ix::Var(thread),
+                rhs: Ix::Const(1),
+                then: vec![store],
+                els: vec![],
+            }),
+            _ => self.stmt(store),
+        }
+    }
+
+    /// How many points of an unrolled axis this thread has, and the first of them.
+    pub fn own_points(&self, axis: AxisId) -> (i64, Ix) {
+        let all = self.known(axis);
+        match self.warp_var {
+            Some(thread) if self.shared == Some(axis) => {
+                let own = all / i64::from(self.pass.schedule.warp);
+                (own, Ix::Var(thread) * Ix::Const(own))
+            }
+            _ => (all, Ix::Const(0)),
+        }
     }
 
     /// Closes every loop and gives the body.
@@ -311,6 +406,10 @@ impl<'a> Builder<'a> {
     /// Assigns a register in the innermost open loop.
     pub fn assign(&mut self, reg: Reg, from: Reg) {
         self.stmt(Stmt::Set(reg, Rhs::Op(LoopOp::Copy, vec![from])));
+    }
+    /// A copy of a register in the innermost open loop.
+    pub fn copied(&mut self, from: Reg) -> Reg {
+        self.set(self.proc.ty(from), Rhs::Op(LoopOp::Copy, vec![from]))
     }
     /// `op(a, b)` for a reduction, in the innermost open loop.
     pub fn combine(&mut self, op: ReduceOp, a: Reg, b: Reg) -> Reg {

@@ -73,8 +73,10 @@ impl Builder<'_> {
         match axes.split_first() {
             None => body(self),
             Some((&axis, rest)) => {
-                for k in 0..self.known(axis) {
-                    self.with_axis(axis, Ix::Const(k), k, |b| b.each_copy(rest, body));
+                let (own, first) = self.own_points(axis);
+                for k in 0..own {
+                    let at = first.clone() + Ix::Const(k);
+                    self.with_axis(axis, at, k, |b| b.each_copy(rest, body));
                 }
             }
         }
@@ -161,17 +163,32 @@ impl Builder<'_> {
         }
     }
 
+    /// Where time stands at a step: there, or at its mirror image where states run in reverse.
+    pub fn moment(&self, step: Ix) -> Ix {
+        let rec = &self.pass.recurrence;
+        if rec.states.iter().any(|s| s.reverse) {
+            self.extent(rec.time) - step + Ix::Const(-1)
+        } else {
+            step
+        }
+    }
+
+    /// A loop over whole groups of steps, each group unrolled.
+    pub fn each_steps(&mut self, lo: Ix, hi: Ix, group: i64, mut body: impl FnMut(&mut Self)) {
+        let time = self.pass.recurrence.time;
+        self.serial("t", AxisSet::of(time), lo, hi, group, |b, first| {
+            for k in 0..group {
+                let at = b.moment(first.clone() + Ix::Const(k));
+                b.with_axis(time, at, k, &mut body);
+            }
+        });
+    }
+
     /// A loop over steps: time stands at the step, or at its mirror image where states run in reverse.
     pub fn each_step<T>(&mut self, lo: Ix, hi: Ix, body: impl FnOnce(&mut Self, Ix) -> T) -> T {
         let time = self.pass.recurrence.time;
-        let reverse = self.pass.recurrence.states.iter().any(|s| s.reverse);
-        let all = self.extent(time);
         self.serial("t", AxisSet::of(time), lo, hi, 1, |b, step| {
-            let at = if reverse {
-                all - step.clone() + Ix::Const(-1)
-            } else {
-                step.clone()
-            };
+            let at = b.moment(step.clone());
             b.with_axis(time, at, -1, |b| body(b, step))
         })
     }

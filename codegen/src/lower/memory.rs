@@ -124,7 +124,8 @@ impl Builder<'_> {
     pub fn store_last(&mut self, slot: Slot, value: Reg) {
         if let Some(buf) = self.last[slot.state.0 as usize] {
             let ix = self.outer_state_ix(slot);
-            self.stmt(Stmt::Store(buf, ix, value));
+            let axes = &self.pass.recurrence.state(slot.state).axes;
+            self.store(axes, Stmt::Store(buf, ix, value));
         }
     }
     /// Whether a state's last value is wanted.
@@ -138,7 +139,7 @@ impl Builder<'_> {
         let dims: Vec<_> = decl.axes.iter().map(|&a| (a, AxisIndex::At(a))).collect();
         let ix = self.flat(&dims, decl.complex.then_some(part), None, Ix::Const(0));
         let buf = self.outputs[output];
-        self.stmt(Stmt::Store(buf, ix, value));
+        self.store(&decl.axes, Stmt::Store(buf, ix, value));
     }
 
     /// New scratch memory for a value over `axes`.

@@ -9,25 +9,37 @@ mod items;
 mod loops;
 mod memory;
 mod registers;
+mod scanned;
 mod stepped;
 mod tiled;
 mod values;
 
 use selscan_dsl::AxisId;
 
+use crate::ahead::ahead;
 use crate::loop_ir::{Ix, LoopKind, Proc, Program, Stmt, Var};
 use crate::plan::{Pass, Plan};
 use crate::schedule::Order;
+use crate::wide::wide;
 use builder::Builder;
 
 /// The plan's loops.
 #[must_use]
 pub fn lower(plan: &Plan) -> Program {
-    let procs = plan
+    let procs: Vec<Proc> = plan
         .passes
         .iter()
         .map(|pass| lower_pass(plan, pass))
         .collect();
+    let procs = if plan.wide {
+        let far = |(proc, pass): (&Proc, &Pass)| match pass.schedule.ahead {
+            0 => wide(proc),
+            turns => ahead(&wide(proc), turns),
+        };
+        procs.iter().zip(&plan.passes).map(far).collect()
+    } else {
+        procs
+    };
     Program {
         procs,
         workspaces: plan.workspaces.clone(),
@@ -107,7 +119,7 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
             let vectors = lane_body(&mut b, block, Ix::Const(0), schedule.lanes, schedule.block);
             let left_over = match &lane_extent {
                 Some(Ix::Const(n)) => n % width != 0,
-                _ => true,
+                _ => lane.is_none_or(|a| plan.multiple(rec.canonical(a)) % width != 0),
             };
             if left_over {
                 // Item `whole + k` runs the single point whole·width + k.
@@ -161,5 +173,6 @@ fn nest(b: &mut Builder<'_>) {
         Order::Registers => registers::lower(b),
         Order::Tiled => tiled::lower(b),
         Order::Stepped => stepped::lower(b),
+        Order::Scanned => scanned::lower(b),
     }
 }

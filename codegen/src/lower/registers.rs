@@ -1,4 +1,5 @@
-//! `order=registers`: inner axes fully unrolled, states in registers, one loop over time.
+//! `order=registers`: inner axes fully unrolled, states in registers, one loop over time, `unroll` steps a turn.
+//! Threads that share an item share out the points of the states.
 //!
 //! ```text
 //! h[·] = initial
@@ -6,72 +7,44 @@
 //! last = h[·]
 //! ```
 
-use selscan_dsl::{AxisSet, Part, When};
+use selscan_dsl::{AxisSet, NodeId, When};
 
-use super::builder::Builder;
+use super::builder::{Builder, Slot};
+use super::stepped::output;
+use crate::loop_ir::{Ix, Reg};
+
+/// A point of a state: its half, its copies, the register that carries it from step to step.
+type Held = (Slot, Vec<i64>, Reg);
 
 pub(super) fn lower(b: &mut Builder<'_>) {
     let pass = b.pass;
     let rec = &pass.recurrence;
     b.block(pass.structure.inner, |b| {
         let slots = b.all_slots();
-        let mut held = Vec::new();
-        for &(slot, update) in &slots {
+        let mut held: Vec<Held> = Vec::new();
+        for &(slot, _) in &slots {
             let axes: AxisSet = rec.state(slot.state).axes.iter().copied().collect();
             let inner = b.state_inner(slot.state);
             b.each_vector(|b| {
                 b.each_copy(&inner, &mut |b| {
                     let register = b.load_initial(slot);
-                    held.push((slot, update, b.copy_key(axes), register));
+                    held.push((slot, b.copy_key(axes), register));
                 });
             });
         }
         let (lo, hi) = b.steps();
-        b.each_step(lo, hi, |b, _| {
-            for (slot, _, key, register) in &held {
-                let before = b.set(b.ty(), copy_of(*register));
-                b.state_regs
-                    .insert((*slot, When::Prev, key.clone()), before);
-            }
-            let mut next = Vec::new();
-            for &(slot, update) in &slots {
-                let axes: AxisSet = rec.state(slot.state).axes.iter().copied().collect();
-                let inner = b.state_inner(slot.state);
-                b.each_vector(|b| {
-                    b.each_copy(&inner, &mut |b| {
-                        let value = b.value(update);
-                        b.state_regs
-                            .insert((slot, When::Next, b.copy_key(axes)), value);
-                        next.push(value);
-                    });
-                });
-            }
-            for (i, output) in rec.outputs.iter().enumerate() {
-                let inner: Vec<_> = output
-                    .axes
-                    .iter()
-                    .copied()
-                    .filter(|&a| pass.structure.inner.contains(a))
-                    .collect();
-                b.each_vector(|b| {
-                    b.each_copy(&inner, &mut |b| {
-                        let part = if output.complex { Part::Re } else { Part::Real };
-                        for (part, value) in
-                            [(part, Some(output.value)), (Part::Im, output.value_im)]
-                        {
-                            if let Some(value) = value {
-                                let register = b.value(value);
-                                b.store_output(i, part, register);
-                            }
-                        }
-                    });
-                });
-            }
-            for ((_, _, _, register), value) in held.iter().zip(next) {
-                b.assign(*register, value);
-            }
-        });
-        let mut registers = held.iter().map(|h| h.3);
+        let unroll = i64::from(pass.schedule.unroll);
+        let whole = lo.clone() + (hi.clone() - lo.clone()) / Ix::Const(unroll) * Ix::Const(unroll);
+        let rest = if unroll > 1 {
+            whole.clone()
+        } else {
+            lo.clone()
+        };
+        if unroll > 1 {
+            b.each_steps(lo, whole, unroll, |b| step(b, &slots, &held));
+        }
+        b.each_step(rest, hi, |b, _| step(b, &slots, &held));
+        let mut registers = held.iter().map(|h| h.2);
         for &(slot, _) in &slots {
             let inner = b.state_inner(slot.state);
             b.each_vector(|b| {
@@ -85,6 +58,37 @@ pub(super) fn lower(b: &mut Builder<'_>) {
     });
 }
 
-fn copy_of(register: crate::loop_ir::Reg) -> crate::loop_ir::Rhs {
-    crate::loop_ir::Rhs::Op(crate::loop_ir::LoopOp::Copy, vec![register])
+/// One step: the states' registers become what they are after it.
+fn step(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held]) {
+    let rec = &b.pass.recurrence;
+    for (slot, key, register) in held {
+        let before = b.copied(*register);
+        b.state_regs
+            .insert((*slot, When::Prev, key.clone()), before);
+    }
+    let mut next = Vec::new();
+    for &(slot, update) in slots {
+        let axes: AxisSet = rec.state(slot.state).axes.iter().copied().collect();
+        let inner = b.state_inner(slot.state);
+        b.each_vector(|b| {
+            b.each_copy(&inner, &mut |b| {
+                let value = b.value(update);
+                b.state_regs
+                    .insert((slot, When::Next, b.copy_key(axes)), value);
+                next.push(value);
+            });
+        });
+    }
+    for (i, decl) in rec.outputs.iter().enumerate() {
+        let inner: Vec<_> = decl
+            .axes
+            .iter()
+            .copied()
+            .filter(|&a| b.pass.structure.inner.contains(a))
+            .collect();
+        b.each_vector(|b| b.each_copy(&inner, &mut |b| output(b, i)));
+    }
+    for ((_, _, register), value) in held.iter().zip(next) {
+        b.assign(*register, value);
+    }
 }

@@ -19,7 +19,7 @@ use super::stepped::{
     close_states, is_invariant, nests, open_states, output, place, prologue, run,
 };
 use super::values::reduce_identity;
-use crate::loop_ir::{Ix, LoopOp, Rhs, Stmt};
+use crate::loop_ir::{Ix, Rhs, Stmt};
 use crate::structure::Level;
 
 pub(super) fn lower(b: &mut Builder<'_>) {
@@ -136,7 +136,7 @@ fn state_nest(
         }
         each_local_step(b, start, end, |b| {
             for (slot, _, key, register) in &held {
-                let before = b.set(b.ty(), Rhs::Op(LoopOp::Copy, vec![*register]));
+                let before = b.copied(*register);
                 b.state_regs
                     .insert((*slot, When::Prev, key.clone()), before);
             }

@@ -122,8 +122,10 @@ impl Builder<'_> {
             Node::Reduce { op, axis, x } => {
                 // Only fully unrolled code reaches this: elsewhere reductions are stored.
                 let mut sum: Option<Placed> = None;
-                for k in 0..self.known(*axis) {
-                    let term = self.with_axis(*axis, Ix::Const(k), k, |b| b.placed(*x));
+                let (own, first) = self.own_points(*axis);
+                for k in 0..own {
+                    let at_k = first.clone() + Ix::Const(k);
+                    let term = self.with_axis(*axis, at_k, k, |b| b.placed(*x));
                     sum = Some(match sum {
                         None => term,
                         Some(sum) => {
@@ -134,12 +136,25 @@ impl Builder<'_> {
                         }
                     });
                 }
-                sum.unwrap_or_else(|| {
+                let mut sum = sum.unwrap_or_else(|| {
                     at(
                         self.emit(frame, ty, Rhs::Const(reduce_identity(*op))),
                         frame,
                     )
-                })
+                });
+                if self.shared == Some(*axis) {
+                    // Every thread has a part of the points: the parts meet in a butterfly.
+                    let frame = sum.frame.max(self.base);
+                    let mut far = self.pass.schedule.warp / 2;
+                    while far > 0 {
+                        let other = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![sum.reg]);
+                        let other = self.emit(frame, ty, other);
+                        let both = Rhs::Op(LoopOp::Math(reduce_op(*op)), vec![sum.reg, other]);
+                        sum = at(self.emit(frame, ty, both), frame);
+                        far /= 2;
+                    }
+                }
+                sum
             }
             Node::Shift { axis, by, x, fill } => {
                 self.shift(frame, *axis, i64::from(*by), *x, *fill)

@@ -127,6 +127,22 @@ pub enum Fault {
         /// Its storage type.
         dtype: Dtype,
     },
+    /// A row taken before it was fetched, or in another number of registers.
+    #[error("w{0} is taken as what was not fetched")]
+    NotFetched(u32),
+    /// A row of neighbours that no access has.
+    #[error(
+        "{buffer}: {count} elements are not accessed as one; 2, 4 or 8 of at most 16 bytes are"
+    )]
+    Row {
+        /// The buffer.
+        buffer: String,
+        /// How many elements.
+        count: usize,
+    },
+    /// An operand from a lane that does not exist.
+    #[error("{0} is outside of a lane loop that has such a lane")]
+    NoLane(String),
     /// A buffer or item count that depends on a loop variable.
     #[error("{what} must be known before the loops, but mentions a loop variable: {text}")]
     NotConstant {

@@ -256,7 +256,8 @@ impl Emitter<'_> {
                 }
                 Stmt::Set(_, Rhs::Load(buf, ix) | Rhs::LoadBits(buf, ix)) => (buf, ix),
                 Stmt::Store(buf, ix, _) | Stmt::StoreBits(buf, ix, _) => (buf, ix),
-                Stmt::Let(..) | Stmt::Set(..) => continue,
+                Stmt::Let(..) | Stmt::Set(..) | Stmt::LoadRow(..) | Stmt::StoreRow(..) => continue,
+                Stmt::Fetch(..) | Stmt::Take(..) | Stmt::Prefetch(..) => continue,
             };
             let bytes = self.proc.buffer(*access.0).dtype.bytes() as i64;
             let Some(mut sum) = self.byte_offset(access.1, bytes) else {

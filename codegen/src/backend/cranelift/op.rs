@@ -85,7 +85,15 @@ impl Emitter<'_> {
             LoopOp::Shr(k) => self.b.ins().ushr_imm_u(x[0], i64::from(k)),
             LoopOp::Sar(k) => self.b.ins().sshr_imm_u(x[0], i64::from(k)),
             LoopOp::ILt => self.b.ins().icmp(IntCC::SignedLessThan, x[0], x[1]),
-            LoopOp::Round | LoopOp::Convert | LoopOp::FromInt => {
+            LoopOp::Round
+            | LoopOp::Convert
+            | LoopOp::FromInt
+            | LoopOp::Recip
+            | LoopOp::ShuffleUp(_)
+            | LoopOp::ShuffleXor(_)
+            | LoopOp::Broadcast(_)
+            | LoopOp::FmaUp(_)
+            | LoopOp::MulUp(_) => {
                 return self.unsupported(op.name());
             }
         };

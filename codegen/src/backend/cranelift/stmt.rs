@@ -56,7 +56,7 @@ impl Emitter<'_> {
                 ..
             } => {
                 self.check_width(*width)?;
-                let lanes = Lanes::of(*var, body);
+                let lanes = Lanes::of(*var, *width, body);
                 let lane = Lane {
                     var: *var,
                     width: *width,
@@ -70,6 +70,7 @@ impl Emitter<'_> {
                 self.lane = None;
                 result
             }
+            Stmt::Prefetch(..) => Ok(()),
             Stmt::Let(var, ix) => {
                 self.define(*var, ix);
                 Ok(())
@@ -80,6 +81,12 @@ impl Emitter<'_> {
                 Ok(())
             }
             Stmt::Store(buf, ix, reg) | Stmt::StoreBits(buf, ix, reg) => self.store(*buf, ix, *reg),
+            Stmt::LoadRow(..) | Stmt::StoreRow(..) | Stmt::Fetch(..) | Stmt::Take(..) => {
+                self.unsupported("an access to a row")
+            }
+            Stmt::If { lhs, rhs, .. } if self.differs(lhs) || self.differs(rhs) => {
+                self.unsupported("a condition that differs between lanes")
+            }
             Stmt::If {
                 lhs,
                 rhs,
@@ -87,6 +94,11 @@ impl Emitter<'_> {
                 els,
             } => self.choice(lhs, rhs, then, els),
         }
+    }
+
+    /// Whether an expression depends on the lane.
+    fn differs(&self, ix: &Ix) -> bool {
+        self.lane.as_ref().is_some_and(|l| ix.mentions(l.var))
     }
 
     /// A loop tested at its end behind a test that it runs at all (`runs`: known). What leaves the loop lands between
@@ -255,6 +267,14 @@ fn has_loop(stmt: &Stmt) -> bool {
         } => body.iter().any(has_loop),
         Stmt::For { .. } => true,
         Stmt::If { then, els, .. } => then.iter().chain(els).any(has_loop),
-        Stmt::Let(..) | Stmt::Set(..) | Stmt::Store(..) | Stmt::StoreBits(..) => false,
+        Stmt::Let(..)
+        | Stmt::Set(..)
+        | Stmt::Store(..)
+        | Stmt::StoreBits(..)
+        | Stmt::LoadRow(..)
+        | Stmt::StoreRow(..)
+        | Stmt::Fetch(..)
+        | Stmt::Prefetch(..)
+        | Stmt::Take(..) => false,
     }
 }

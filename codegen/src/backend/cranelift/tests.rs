@@ -102,9 +102,9 @@ fn older_machines() {
             "{features:?}"
         );
     }
-    assert!(!supports(&*x64(&[])).has(LoopOp::Math(Op::Floor)));
-    assert!(supports(&*x64(SSE41)).has(LoopOp::Math(Op::Floor)));
-    assert!(!supports(&*x64(SSE41)).has(LoopOp::Fma));
+    assert!(!supports(&*x64(&[])).has(LoopOp::Math(Op::Floor), Ty::F32));
+    assert!(supports(&*x64(SSE41)).has(LoopOp::Math(Op::Floor), Ty::F32));
+    assert!(!supports(&*x64(SSE41)).has(LoopOp::Fma, Ty::F32));
 }
 
 #[test]

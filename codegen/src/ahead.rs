@@ -1,0 +1,146 @@
+//! Inputs loaded one turn ahead of their use, so that a loop does not wait for memory at every turn.
+//!
+//! In: a proc. Out: the proc with the loads of inputs in each innermost serial loop as
+//!
+//! ```text
+//! fetch w = x[lo]
+//! for t { [r] = w;  fetch w = x[next t];  … r … }
+//! ```
+//! In loops over time what later turns load is also brought near (into the GPU's second-level cache): `turns` turns
+//! ahead in an innermost loop, one in a loop over tiles. What is fetched stays as it lies in memory (16 bytes are four registers, whatever they hold) until it is taken. The
+//! last turn fetches its own elements once more: never what is beyond the loop.
+
+use crate::loop_ir::{Ix, LoopKind, Proc, Reg, Rhs, Role, Row, Stmt, Var};
+
+/// The proc with inputs loaded ahead; those of loops over time are brought near `turns` turns ahead.
+#[must_use]
+pub fn ahead(proc: &Proc, turns: u32) -> Proc {
+    let mut result = proc.clone();
+    let body = std::mem::take(&mut result.body);
+    result.body = block(&mut result, body, i64::from(turns));
+    result
+}
+
+fn block(proc: &mut Proc, body: Vec<Stmt>, far: i64) -> Vec<Stmt> {
+    let mut out = Vec::with_capacity(body.len());
+    for stmt in body {
+        match stmt {
+            Stmt::For {
+                var,
+                kind: LoopKind::Serial,
+                lo,
+                hi,
+                step,
+                body,
+            } => {
+                // The variable's value in the last turn; in the first one, should there be none.
+                let turns = (hi.clone() - lo.clone() + Ix::Const(-1)) / Ix::Const(step);
+                let last = lo.clone() + turns * Ix::Const(step);
+                let later = |k: i64| (Ix::Var(var) + Ix::Const(k * step)).min(last.clone());
+                let innermost = !body.iter().any(has_loop);
+                let fixed = matches!((&lo, &hi), (Ix::Const(_), Ix::Const(_)));
+                let mut fetched = Vec::new();
+                let mut turn_body = Vec::new();
+                if !fixed {
+                    let distance = if innermost { far } else { 1 };
+                    near(proc, &body, var, &later(distance), &mut turn_body);
+                }
+                if innermost {
+                    turn_body.extend(turn(proc, body, var, &later(1), &mut fetched));
+                } else {
+                    turn_body.extend(block(proc, body, far));
+                }
+                let first = fetched
+                    .into_iter()
+                    .map(|(row, buf, ix)| Stmt::Fetch(row, buf, ix.substitute(var, &lo)));
+                let first: Vec<Stmt> = first.collect();
+                // A loop that may have no turn must not read what is not there.
+                if first.is_empty() || matches!((&lo, &hi), (Ix::Const(a), Ix::Const(b)) if a < b) {
+                    out.extend(first);
+                } else {
+                    out.push(Stmt::If {
+                        lhs: lo.clone(),
+                        rhs: hi.clone(),
+                        then: first,
+                        els: vec![],
+                    });
+                }
+                out.push(Stmt::For {
+                    var,
+                    kind: LoopKind::Serial,
+                    lo,
+                    hi,
+                    step,
+                    body: turn_body,
+                });
+            }
+            stmt => out.push(stmt.map_blocks(|body| block(proc, body, far))),
+        }
+    }
+    out
+}
+
+/// The statements that bring near what a later turn loads.
+fn near(proc: &Proc, body: &[Stmt], var: Var, later: &Ix, out: &mut Vec<Stmt>) {
+    let own = lets(body);
+    for stmt in body {
+        let (buf, ix) = match stmt {
+            Stmt::LoadRow(_, buf, ix) | Stmt::Set(_, Rhs::Load(buf, ix)) => (buf, ix),
+            _ => continue,
+        };
+        let moves = ix.mentions(var) && !own.iter().any(|v| ix.mentions(*v));
+        if moves && matches!(proc.buffer(*buf).role, Role::Input(_)) {
+            out.push(Stmt::Prefetch(*buf, ix.substitute(var, later)));
+        }
+    }
+}
+
+/// Index variables of a body: not there before the loop.
+fn lets(body: &[Stmt]) -> Vec<Var> {
+    let of = |s: &Stmt| match s {
+        Stmt::Let(v, _) => Some(*v),
+        _ => None,
+    };
+    body.iter().filter_map(of).collect()
+}
+
+fn has_loop(stmt: &Stmt) -> bool {
+    match stmt {
+        Stmt::For { .. } => true,
+        Stmt::If { then, els, .. } => then.iter().chain(els).any(has_loop),
+        _ => false,
+    }
+}
+
+/// The body of a loop over `var`, its loads taken from rows that were fetched a turn before.
+fn turn(
+    proc: &mut Proc,
+    body: Vec<Stmt>,
+    var: Var,
+    next: &Ix,
+    fetched: &mut Vec<(Row, crate::loop_ir::Buf, Ix)>,
+) -> Vec<Stmt> {
+    let own = lets(&body);
+    let moves = |ix: &Ix| ix.mentions(var) && !own.iter().any(|v| ix.mentions(*v));
+    let mut out = Vec::with_capacity(body.len() + 8);
+    for stmt in body {
+        let load: Option<(Vec<Reg>, _, Ix)> = match &stmt {
+            Stmt::LoadRow(regs, buf, ix) => Some((regs.clone(), *buf, ix.clone())),
+            Stmt::Set(reg, Rhs::Load(buf, ix)) => Some((vec![*reg], *buf, ix.clone())),
+            _ => None,
+        };
+        match load {
+            Some((regs, buf, ix))
+                if moves(&ix) && matches!(proc.buffer(buf).role, Role::Input(_)) =>
+            {
+                let row = Row(proc.rows.len() as u32);
+                proc.rows.push((proc.buffer(buf).dtype, regs.len() as u32));
+                out.push(Stmt::Take(regs, row));
+                out.push(Stmt::Fetch(row, buf, ix.substitute(var, next)));
+                fetched.push((row, buf, ix));
+            }
+            _ => out.push(stmt),
+        }
+    }
+    out
+}

@@ -1,0 +1,446 @@
+//! Statements, values and operations as CUDA C. In: a legal proc. Out: its body as text.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use selscan_dsl::Op;
+
+use super::row::RowText;
+use crate::dtype::Ty;
+use crate::loop_ir::{Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
+
+/// The text under construction. Its errors are what CUDA C has no words for.
+pub(super) struct Emitter<'a> {
+    proc: &'a Proc,
+    /// The C type of indices.
+    index: &'static str,
+    /// Threads that run an item together.
+    lanes: u32,
+    /// Whether the threads of a warp stay together from the first statement to the last.
+    together: bool,
+    /// Registers that an operation gave a value.
+    computed: BTreeSet<Reg>,
+    rows: u32,
+    pub text: String,
+}
+
+impl<'a> Emitter<'a> {
+    pub fn new(proc: &'a Proc, index: &'static str, lanes: u32) -> Self {
+        Emitter {
+            proc,
+            index,
+            lanes,
+            together: lanes > 1 && lanes < 32 && stays_together(&proc.body, &mut BTreeSet::new()),
+            computed: BTreeSet::new(),
+            rows: 0,
+            text: String::new(),
+        }
+    }
+
+    /// The declarations of every register.
+    pub fn registers(&self) -> String {
+        let mut text = String::new();
+        for ty in [Ty::F32, Ty::F64, Ty::I32, Ty::I64, Ty::Bool] {
+            let of = (0..self.proc.regs.len()).filter(|&r| self.proc.regs[r] == ty);
+            let names: Vec<String> = of.map(|r| format!("r{r}")).collect();
+            for some in names.chunks(16) {
+                let _ = writeln!(text, "    {} {};", c_type(ty), some.join(", "));
+            }
+        }
+        for (number, &(dtype, count)) in self.proc.rows.iter().enumerate() {
+            let row = RowText::fetched(dtype, count as usize, number as u32);
+            let _ = writeln!(text, "    {} {};", row.ty, row.name);
+        }
+        text
+    }
+
+    fn line(&mut self, depth: usize, text: &str) {
+        let _ = writeln!(self.text, "{}{text}", "    ".repeat(depth));
+    }
+
+    pub fn stmts(&mut self, stmts: &[Stmt], depth: usize) -> Result<(), String> {
+        stmts.iter().try_for_each(|s| self.stmt(s, depth))
+    }
+
+    fn stmt(&mut self, stmt: &Stmt, depth: usize) -> Result<(), String> {
+        match stmt {
+            Stmt::For {
+                var,
+                kind,
+                lo,
+                hi,
+                step,
+                body,
+            } => {
+                let (v, lo, hi) = (self.var(*var), self.ix(lo), self.ix(hi));
+                let (index, threads, lanes) = (self.index, self.proc.threads, self.lanes);
+                match kind {
+                    LoopKind::Core => {
+                        let thread = format!("((long long)blockIdx.x * {threads} + threadIdx.x)");
+                        self.line(depth, &format!("long long item = {thread} / {lanes};"));
+                        if self.together {
+                            // A thread without an item goes along with the last one and stores nothing.
+                            self.line(depth, &format!("const bool live = item < {hi};"));
+                            self.line(depth, &format!("if (!live) item = {hi} - 1;"));
+                        } else {
+                            self.line(depth, &format!("if (item >= {hi}) return;"));
+                        }
+                        self.line(depth, &format!("const {index} {v} = ({index})item;"));
+                        return self.stmts(body, depth);
+                    }
+                    LoopKind::Lane(width) => {
+                        let lane = format!("{lo} + (int)(threadIdx.x % {width}u)");
+                        self.line(depth, &format!("{{ const {index} {v} = {lane};"));
+                        let width = if self.together { 32 } else { *width };
+                        self.line(depth, &lane_mask(width));
+                    }
+                    LoopKind::Serial => {
+                        self.pins(body, depth);
+                        self.line(depth, "#pragma unroll 1");
+                        let head =
+                            format!("for ({index} {v} = {lo}; {v} < {hi}; {v} += {step}) {{");
+                        self.line(depth, &head);
+                    }
+                }
+                self.stmts(body, depth + 1)?;
+                self.line(depth, "}");
+            }
+            Stmt::Let(var, ix) => {
+                let text = format!("const {} {} = {};", self.index, self.var(*var), self.ix(ix));
+                self.line(depth, &text);
+            }
+            Stmt::Set(reg, rhs) => {
+                if let Rhs::Op(..) = rhs {
+                    self.computed.insert(*reg);
+                }
+                let value = self.rhs(*reg, rhs)?;
+                self.line(depth, &format!("r{} = {value};", reg.0));
+            }
+            Stmt::Store(buf, ix, reg) => {
+                let (live, ix) = (self.live(buf.0), self.ix(ix));
+                self.line(depth, &format!("{live}put(b{}[{ix}], r{});", buf.0, reg.0));
+            }
+            Stmt::StoreBits(buf, ix, reg) => {
+                let (live, ix) = (self.live(buf.0), self.ix(ix));
+                let value = format!("(unsigned short)r{}", reg.0);
+                self.line(depth, &format!("{live}b{}[{ix}].bits = {value};", buf.0));
+            }
+            Stmt::LoadRow(regs, buf, ix) => {
+                let row = self.row(regs, buf.0);
+                let from = format!("*(const {}*)(b{} + {})", row.ty, buf.0, self.ix(ix));
+                self.line(depth, &format!("const {} {} = {from};", row.ty, row.name));
+                for (k, reg) in regs.iter().enumerate() {
+                    let cast = c_type(self.proc.ty(*reg));
+                    let value = format!("({cast}){}", row.get(k));
+                    self.line(depth, &format!("r{} = {value};", reg.0));
+                }
+            }
+            Stmt::Fetch(row, buf, ix) => {
+                let (dtype, count) = self.proc.rows[row.0 as usize];
+                let row = RowText::fetched(dtype, count as usize, row.0);
+                let from = format!("*(const {}*)(b{} + {})", row.ty, buf.0, self.ix(ix));
+                self.line(depth, &format!("{} = {from};", row.name));
+            }
+            Stmt::Prefetch(buf, ix) => {
+                let text = format!("prefetch(b{} + {});", buf.0, self.ix(ix));
+                self.line(depth, &text);
+            }
+            Stmt::Take(regs, row) => {
+                let (dtype, count) = self.proc.rows[row.0 as usize];
+                let row = RowText::fetched(dtype, count as usize, row.0);
+                for (k, reg) in regs.iter().enumerate() {
+                    let cast = c_type(self.proc.ty(*reg));
+                    self.line(depth, &format!("r{} = ({cast}){};", reg.0, row.get(k)));
+                }
+            }
+            Stmt::StoreRow(buf, ix, regs) => {
+                let row = self.row(regs, buf.0);
+                self.line(depth, &format!("{} {};", row.ty, row.name));
+                let names: Vec<String> = regs.iter().map(|r| format!("r{}", r.0)).collect();
+                for text in row.set(&names) {
+                    self.line(depth, &text);
+                }
+                let (live, ix) = (self.live(buf.0), self.ix(ix));
+                let to = format!("*({}*)(b{} + {ix})", row.ty, buf.0);
+                self.line(depth, &format!("{live}{to} = {};", row.name));
+            }
+            Stmt::If {
+                lhs,
+                rhs,
+                then,
+                els,
+            } => {
+                let test = format!("if ({} < {}) {{", self.ix(lhs), self.ix(rhs));
+                self.line(depth, &test);
+                self.stmts(then, depth + 1)?;
+                if !els.is_empty() {
+                    self.line(depth, "} else {");
+                    self.stmts(els, depth + 1)?;
+                }
+                self.line(depth, "}");
+            }
+        }
+        Ok(())
+    }
+
+    /// A new row of as many elements.
+    fn row(&mut self, regs: &[Reg], buf: u32) -> RowText {
+        self.rows += 1;
+        RowText::new(self.proc.buffers[buf as usize].dtype, regs.len(), self.rows)
+    }
+
+    /// What keeps a thread without an item from storing; its scratch memory is its own.
+    fn live(&self, buf: u32) -> &'static str {
+        let own = self.proc.buffers[buf as usize].role == Role::Scratch;
+        if self.together && !own {
+            "if (live) "
+        } else {
+            ""
+        }
+    }
+
+    /// Keeps what was computed before a loop and is read in it from being computed again at every turn, which the
+    /// compiler does to save registers.
+    fn pins(&mut self, body: &[Stmt], depth: usize) {
+        let (mut read, mut set) = (BTreeSet::new(), BTreeSet::new());
+        uses(body, &mut read, &mut set);
+        for reg in read.difference(&set) {
+            if self.computed.contains(reg) && self.proc.ty(*reg) == Ty::F32 {
+                self.line(depth, &format!("pin(r{});", reg.0));
+            }
+        }
+    }
+
+    fn var(&self, var: Var) -> String {
+        format!("v{}", var.0)
+    }
+
+    fn ix(&self, ix: &Ix) -> String {
+        let pair = |a: &Ix, op: &str, b: &Ix| format!("({} {op} {})", self.ix(a), self.ix(b));
+        match ix {
+            Ix::Const(k) if self.proc.narrow => k.to_string(),
+            Ix::Const(k) => format!("{k}ll"),
+            Ix::Var(v) => self.var(*v),
+            Ix::Extent(axis) => format!("e{}", axis.0),
+            Ix::Add(a, b) => pair(a, "+", b),
+            Ix::Sub(a, b) => pair(a, "-", b),
+            Ix::Mul(a, b) => pair(a, "*", b),
+            Ix::Div(a, b) => pair(a, "/", b),
+            Ix::Min(a, b) => format!("min({}, {})", self.ix(a), self.ix(b)),
+        }
+    }
+
+    fn rhs(&self, reg: Reg, rhs: &Rhs) -> Result<String, String> {
+        let ty = self.proc.ty(reg);
+        Ok(match rhs {
+            Rhs::Const(x) => constant(ty, *x),
+            Rhs::Bits(bits) if ty == Ty::I64 => format!("(long long){bits:#x}ull"),
+            Rhs::Bits(bits) => format!("(int){:#x}u", *bits as u32),
+            Rhs::Index(ix) => format!("({}){}", c_type(ty), self.ix(ix)),
+            Rhs::Load(buf, ix) => {
+                format!("({})number(b{}[{}])", c_type(ty), buf.0, self.ix(ix))
+            }
+            Rhs::LoadBits(buf, ix) => format!("(int)b{}[{}].bits", buf.0, self.ix(ix)),
+            Rhs::Op(op, args) => {
+                let from = args.first().map_or(ty, |a| self.proc.ty(*a));
+                let x: Vec<String> = args.iter().map(|a| format!("r{}", a.0)).collect();
+                self.op(*op, from, ty, &x)?
+            }
+        })
+    }
+
+    fn op(&self, op: LoopOp, from: Ty, to: Ty, x: &[String]) -> Result<String, String> {
+        let single = from == Ty::F32;
+        let call = |f: &str, d: &str| {
+            let name = if single { f } else { d };
+            format!("{name}({})", x.join(", "))
+        };
+        let infix = |sign: &str| format!("{} {sign} {}", x[0], x[1]);
+        // Wrapping arithmetic is that of unsigned numbers.
+        let unsigned = if from == Ty::I64 {
+            "unsigned long long"
+        } else {
+            "unsigned"
+        };
+        let signed = c_type(to);
+        let wrapping = |sign: &str| {
+            format!(
+                "({signed})(({unsigned}){} {sign} ({unsigned}){})",
+                x[0], x[1]
+            )
+        };
+        let shuffle = |name: &str, k: u8| format!("{name}(mask, {}, {k}, {})", x[0], self.lanes);
+        Ok(match op {
+            LoopOp::Math(math) => match math {
+                Op::Neg => format!("-{}", x[0]),
+                Op::Add => infix("+"),
+                Op::Sub => infix("-"),
+                Op::Mul => infix("*"),
+                Op::Div => call("quotient", "quotient"),
+                Op::Abs => call("fabsf", "fabs"),
+                Op::Sqrt => call("__fsqrt_rn", "__dsqrt_rn"),
+                Op::Floor => call("floorf", "floor"),
+                Op::Lt => infix("<"),
+                Op::Le => infix("<="),
+                Op::Gt => infix(">"),
+                Op::Ge => infix(">="),
+                Op::Eq => infix("=="),
+                Op::Ne => infix("!="),
+                Op::Select => format!("{} ? {} : {}", x[0], x[1], x[2]),
+                Op::Exp2 if single => call("exp2_of", ""),
+                Op::Min
+                | Op::Max
+                | Op::Rsqrt
+                | Op::Exp
+                | Op::Exp2
+                | Op::Expm1
+                | Op::Phi1
+                | Op::Log
+                | Op::Log2
+                | Op::Sin
+                | Op::Cos
+                | Op::Tanh
+                | Op::Sigmoid
+                | Op::Softplus
+                | Op::Erf
+                | Op::Re
+                | Op::Im
+                | Op::Conj
+                | Op::Complex => return Err(math.name().to_owned()),
+            },
+            LoopOp::Fma => call("fmaf", "fma"),
+            LoopOp::Recip if single => call("recip_of", ""),
+            LoopOp::Recip | LoopOp::Round => return Err(op.name()),
+            LoopOp::Copy => x[0].clone(),
+            LoopOp::Bitcast => {
+                let name = match from {
+                    Ty::F32 => "__float_as_int",
+                    Ty::F64 => "__double_as_longlong",
+                    Ty::I64 => "__longlong_as_double",
+                    Ty::I32 | Ty::Bool => "__int_as_float",
+                };
+                format!("{name}({})", x[0])
+            }
+            LoopOp::Convert | LoopOp::FromInt => format!("({signed}){}", x[0]),
+            LoopOp::IAdd => wrapping("+"),
+            LoopOp::ISub => wrapping("-"),
+            LoopOp::And => infix("&"),
+            LoopOp::Or => infix("|"),
+            LoopOp::Shl(k) => format!("({signed})(({unsigned}){} << {k})", x[0]),
+            LoopOp::Shr(k) => format!("({signed})(({unsigned}){} >> {k})", x[0]),
+            LoopOp::Sar(k) => format!("{} >> {k}", x[0]),
+            LoopOp::ILt => infix("<"),
+            LoopOp::ShuffleUp(k) => shuffle("__shfl_up_sync", k),
+            LoopOp::ShuffleXor(k) => shuffle("__shfl_xor_sync", k),
+            LoopOp::Broadcast(k) => shuffle("__shfl_sync", k),
+            LoopOp::FmaUp(k) => format!("fma_up<{k}, {}>(mask, {}, {})", self.lanes, x[0], x[1]),
+            LoopOp::MulUp(k) => format!("mul_up<{k}, {}>(mask, {})", self.lanes, x[0]),
+        })
+    }
+}
+
+/// The registers that statements read, and those that they set.
+fn uses(body: &[Stmt], read: &mut BTreeSet<Reg>, set: &mut BTreeSet<Reg>) {
+    for stmt in body {
+        match stmt {
+            Stmt::For { body, .. } => uses(body, read, set),
+            Stmt::If { then, els, .. } => {
+                uses(then, read, set);
+                uses(els, read, set);
+            }
+            Stmt::Set(reg, rhs) => {
+                if let Rhs::Op(_, args) = rhs {
+                    read.extend(args);
+                }
+                set.insert(*reg);
+            }
+            Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => set.extend(regs),
+            Stmt::StoreRow(.., regs) => read.extend(regs),
+            Stmt::Store(_, _, reg) | Stmt::StoreBits(_, _, reg) => {
+                read.insert(*reg);
+            }
+            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) => {}
+        }
+    }
+}
+
+/// Whether no loop's bounds and no condition over shuffles depend on the item; `own` are variables that do.
+fn stays_together(body: &[Stmt], own: &mut BTreeSet<Var>) -> bool {
+    body.iter().all(|stmt| match stmt {
+        Stmt::For {
+            var,
+            kind,
+            lo,
+            hi,
+            body,
+            ..
+        } => {
+            let depends = |ix: &Ix| own.iter().any(|v| ix.mentions(*v));
+            if depends(lo) || depends(hi) {
+                return false;
+            }
+            if *kind == LoopKind::Core {
+                own.insert(*var);
+            }
+            stays_together(body, own)
+        }
+        Stmt::If {
+            lhs,
+            rhs,
+            then,
+            els,
+        } => {
+            let depends = |ix: &Ix| own.iter().any(|v| ix.mentions(*v));
+            let plain = |body: &[Stmt]| !body.iter().any(|s| matches!(s, Stmt::For { .. }));
+            let apart = depends(lhs) || depends(rhs);
+            let both =
+                |own: &mut BTreeSet<Var>| stays_together(then, own) && stays_together(els, own);
+            (!apart || (plain(then) && plain(els))) && both(own)
+        }
+        Stmt::Let(var, ix) => {
+            if own.iter().any(|v| ix.mentions(*v)) {
+                own.insert(*var);
+            }
+            true
+        }
+        Stmt::Set(..)
+        | Stmt::Store(..)
+        | Stmt::StoreBits(..)
+        | Stmt::LoadRow(..)
+        | Stmt::StoreRow(..)
+        | Stmt::Fetch(..)
+        | Stmt::Prefetch(..)
+        | Stmt::Take(..) => true,
+    })
+}
+
+/// The threads of the present thread's item, for shuffles.
+fn lane_mask(width: u32) -> String {
+    if width == 32 {
+        return "const unsigned mask = 0xffffffffu;".to_owned();
+    }
+    let ones = (1u32 << width) - 1;
+    format!("const unsigned mask = {ones:#x}u << (threadIdx.x % 32u / {width}u * {width}u);")
+}
+
+fn c_type(ty: Ty) -> &'static str {
+    match ty {
+        Ty::F32 => "float",
+        Ty::F64 => "double",
+        Ty::I32 => "int",
+        Ty::I64 => "long long",
+        Ty::Bool => "bool",
+    }
+}
+
+fn constant(ty: Ty, x: f64) -> String {
+    match ty {
+        Ty::F32 if (x as f32).is_finite() => format!("{:?}f", x as f32),
+        Ty::F32 => format!("__int_as_float({:#x})", (x as f32).to_bits()),
+        Ty::F64 if x.is_finite() => format!("{x:?}"),
+        Ty::F64 => format!("__longlong_as_double({:#x}ll)", x.to_bits()),
+        Ty::I32 => format!("{}", x as i32),
+        Ty::I64 => format!("{}ll", x as i64),
+        Ty::Bool => format!("{}", x != 0.0),
+    }
+}

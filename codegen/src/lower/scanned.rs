@@ -1,0 +1,626 @@
+//! `order=scanned`: time cut into runs of `tile` steps, one a thread, unrolled; the inner axis outside of them. What a run
+//! does to a state is the map h ↦ P h + S; the maps of a warp's runs are composed by a scan across its threads
+//! (Hillis & Steele 1986), and every run then starts from its own state.
+//!
+//! ```text
+//! h[..] = initial
+//! for tile of warp runs {
+//!     sums[·] = 0
+//!     for inner axis {
+//!         S = 0;  for k in run { a[k], b[k];  S = a[k] S + b[k] };  P = prod a[k]
+//!         (P, S) = scan over threads, from h[..];  h = S of the thread before
+//!         for k in run { h = a[k] h + b[k];  sums[k] += c[k] h }
+//!         h[..] = S of the last thread
+//!     }
+//!     for k in run { outputs from sums[k] }
+//! }
+//! last = h[..]
+//! ```
+//! Every a is computed once. Where a = 2^(α s) with α the same at every step, P = 2^(α Σ s): one exponential a run, and
+//! Σ s is the same at every point of the inner axis. Steps beyond the end are a = 1, b = 0.
+
+use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, Pair, Part, Parts, ReduceOp, When};
+
+use super::builder::{Builder, Slot};
+use super::items::{What, Work, select};
+use super::stepped::{close_states, open_states};
+use super::values::{reduce_identity, reduce_op};
+use crate::dtype::Ty;
+use crate::loop_ir::{Ix, LoopOp, Reg, Rhs, Stmt};
+use crate::structure::Level;
+
+/// A number: its real part, and the imaginary one where it is complex.
+#[derive(Clone, Copy)]
+struct Num {
+    re: Reg,
+    im: Option<Reg>,
+}
+
+/// A reduction over the states: node, operation, operand, and its register by step and vector.
+struct Sum {
+    id: NodeId,
+    op: ReduceOp,
+    x: NodeId,
+    registers: Vec<Vec<Reg>>,
+}
+
+/// The steps of one tile that are this thread's.
+struct Run {
+    first: Ix,
+    /// The last step that may be read, where a run may go beyond the end of time.
+    last: Option<Ix>,
+    /// Where it may: whether each step is before the end.
+    within: Vec<Reg>,
+    /// Where a run is before the end whole or not at all: whether it is, as lhs < rhs and as a register.
+    alive: Option<(Ix, Ix, Reg)>,
+}
+
+pub(super) fn lower(b: &mut Builder<'_>) {
+    let pass = b.pass;
+    let Some(pairs) = &pass.pairs else {
+        return;
+    };
+    let work = select(pass);
+    let (run, warp) = (i64::from(pass.schedule.tile), i64::from(pass.schedule.warp));
+    open_states(b, &[]);
+    let (lo, hi) = b.steps();
+    let whole_runs = b.multiple_of_time % run == 0;
+    b.serial(
+        "tile",
+        AxisSet::EMPTY,
+        lo,
+        hi.clone(),
+        run * warp,
+        |b, start| {
+            let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+            let first = start.clone() + thread * Ix::Const(run);
+            let whole = |first: Ix| Run {
+                first,
+                last: None,
+                within: vec![],
+                alive: None,
+            };
+            if whole_runs && warp == 1 {
+                return tile(b, pairs, &work, whole(first));
+            }
+            if whole_runs {
+                let (step, end) = (
+                    b.set(Ty::I64, Rhs::Index(first.clone())),
+                    b.set(Ty::I64, Rhs::Index(hi.clone())),
+                );
+                let register = b.set(Ty::Bool, Rhs::Op(LoopOp::ILt, vec![step, end]));
+                // What is beyond the end reads the last run, which is there: its memory, not its time.
+                let clamped = first.clone().min(hi.clone() + Ix::Const(-run));
+                let run = Run {
+                    alive: Some((first, hi.clone(), register)),
+                    ..whole(clamped)
+                };
+                return tile(b, pairs, &work, run);
+            }
+            let end = start + Ix::Const(run * warp - 1);
+            let cut = Run {
+                last: Some(hi.clone() + Ix::Const(-1)),
+                ..whole(first.clone())
+            };
+            b.choice(
+                end,
+                hi,
+                |b| tile(b, pairs, &work, whole(first)),
+                |b| tile(b, pairs, &work, cut),
+            );
+        },
+    );
+    close_states(b);
+}
+
+/// Runs `body` with time at step `k` of this thread's run.
+fn at_step<T>(
+    b: &mut Builder<'_>,
+    run: &Run,
+    k: i64,
+    body: impl FnOnce(&mut Builder<'_>) -> T,
+) -> T {
+    let mut step = run.first.clone() + Ix::Const(k);
+    if let Some(last) = &run.last {
+        step = step.min(last.clone());
+    }
+    let at = b.moment(step);
+    let time = b.pass.recurrence.time;
+    b.with_axis(time, at, k, body)
+}
+
+fn tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], mut run: Run) {
+    let pass = b.pass;
+    let steps = i64::from(pass.schedule.tile);
+    b.block(AxisSet::of(pass.recurrence.time), |b| {
+        if let Some(last) = run.last.clone() {
+            let end = b.set(Ty::I64, Rhs::Index(last + Ix::Const(1)));
+            for k in 0..steps {
+                let step = b.set(Ty::I64, Rhs::Index(run.first.clone() + Ix::Const(k)));
+                let before = Rhs::Op(LoopOp::ILt, vec![step, end]);
+                run.within.push(b.set(Ty::Bool, before));
+            }
+        }
+        let sums = sums(b, work, steps);
+        let loops: Vec<AxisId> = pass.structure.state_inner.iter().collect();
+        let last = loops.last().copied();
+        b.each_point(&loops, i64::from(pass.schedule.unroll), &mut |b, at| {
+            b.each_unrolled(last, at, |b| {
+                let mut vector = 0;
+                b.each_vector(|b| {
+                    point(b, pairs, work, &run, &sums, vector);
+                    vector += 1;
+                });
+            });
+        });
+        b.state_regs.clear();
+        let mut vector = 0;
+        b.each_vector(|b| {
+            let mut results = Vec::new();
+            for k in 0..steps {
+                at_step(b, &run, k, |b| {
+                    for sum in &sums {
+                        let axes = pass.recurrence.graph.axes(sum.id);
+                        let key = (sum.id, b.copy_key(axes));
+                        let register = sum.registers[k as usize][vector];
+                        if let Some(frame) = b.frames.last_mut() {
+                            frame.memo.insert(key, register);
+                        }
+                    }
+                    results.extend(outputs(b, work, k, false));
+                });
+            }
+            store(b, &run, &results);
+            vector += 1;
+        });
+    });
+}
+
+/// A value of an output: step, output, half, register.
+type Result = (i64, usize, Part, Reg);
+
+/// The values of the outputs that read a state itself, or of those that do not.
+fn outputs(b: &mut Builder<'_>, work: &[Work], k: i64, direct: bool) -> Vec<Result> {
+    let mut results = Vec::new();
+    for w in work.iter().filter(|w| w.direct == direct) {
+        if let What::Output(o) = w.what {
+            let decl = &b.pass.recurrence.outputs[o];
+            let part = if decl.complex { Part::Re } else { Part::Real };
+            results.push((k, o, part, b.value(decl.value)));
+            if let Some(im) = decl.value_im {
+                results.push((k, o, Part::Im, b.value(im)));
+            }
+        }
+    }
+    results
+}
+
+/// Stores values of outputs, but for those beyond the end of time.
+fn store(b: &mut Builder<'_>, run: &Run, results: &[Result]) {
+    let put = |b: &mut Builder<'_>, results: &[Result]| {
+        for &(k, o, part, register) in results {
+            at_step(b, run, k, |b| b.store_output(o, part, register));
+        }
+    };
+    if let Some((first, end, _)) = &run.alive {
+        b.choice(first.clone(), end.clone(), |b| put(b, results), |_| {});
+    } else if let Some(last) = &run.last {
+        for result in results {
+            let step = run.first.clone() + Ix::Const(result.0 - 1);
+            b.choice(step, last.clone(), |b| put(b, &[*result]), |_| {});
+        }
+    } else {
+        put(b, results);
+    }
+}
+
+/// The reductions over the states, each with a register for every step and vector.
+fn sums(b: &mut Builder<'_>, work: &[Work], steps: i64) -> Vec<Sum> {
+    let graph = &b.pass.recurrence.graph;
+    let structure = &b.pass.structure;
+    let of = |w: &Work| match w.what {
+        What::Reduce(id) => match graph.node(id) {
+            Node::Reduce { op, x, .. } if structure.level(*x) == Level::State => {
+                Some((id, *op, *x))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    let found: Vec<_> = work.iter().filter_map(of).collect();
+    let mut sums = Vec::with_capacity(found.len());
+    for (id, op, x) in found {
+        let mut registers = Vec::new();
+        for _ in 0..steps {
+            let mut vectors = Vec::new();
+            b.each_vector(|b| {
+                vectors.push(b.set(b.ty(), Rhs::Const(reduce_identity(op))));
+            });
+            registers.push(vectors);
+        }
+        sums.push(Sum {
+            id,
+            op,
+            x,
+            registers,
+        });
+    }
+    sums
+}
+
+/// One point of the states: its run, scanned, then again from the state that it starts with.
+fn point(
+    b: &mut Builder<'_>,
+    pairs: &[Pair],
+    work: &[Work],
+    run: &Run,
+    sums: &[Sum],
+    vector: usize,
+) {
+    let pass = b.pass;
+    let rec = &pass.recurrence;
+    let steps = i64::from(pass.schedule.tile);
+    let mut starts = Vec::new();
+    for (state, pair) in rec.state_ids().zip(pairs) {
+        let mut terms = Vec::new();
+        for k in 0..steps {
+            terms.push(at_step(b, run, k, |b| {
+                let (a, c) = (value(b, pair.a), value(b, pair.b));
+                (masked(b, run, k, a, 1.0), masked(b, run, k, c, 0.0))
+            }));
+        }
+        let slots = b.slots(state);
+        let mut kept = Vec::new();
+        for &(slot, _) in &slots {
+            let Some(stored) = b.state_bufs.get(&(slot, When::Prev)).cloned() else {
+                continue;
+            };
+            let ix = b.stored_ix(&stored, &[]);
+            let register = b.set(b.ty(), Rhs::Load(stored.buf, ix.clone()));
+            kept.push((slot, stored.buf, ix, register));
+        }
+        let Some(&(_, _, _, re)) = kept.first() else {
+            continue;
+        };
+        let before = Num {
+            re,
+            im: kept.get(1).map(|k| k.3),
+        };
+        let (start, end) = if pass.schedule.warp > 1 {
+            let decay = decay(b, run, pair.a, &terms);
+            scan(b, run, decay, &terms, before, pair.resets)
+        } else {
+            (before, None)
+        };
+        if let Some(end) = end {
+            let parts = [Some(end.re), end.im];
+            for ((_, buf, ix, _), part) in kept.iter().zip(parts.into_iter().flatten()) {
+                b.stmt(Stmt::Store(*buf, ix.clone(), part));
+            }
+        }
+        starts.push((slots, terms, start, pair.resets, kept));
+    }
+    let mut results = Vec::new();
+    let mut held: Vec<Num> = starts.iter().map(|s| s.2).collect();
+    for k in 0..steps {
+        at_step(b, run, k, |b| {
+            for (h, (slots, terms, _, resets, _)) in held.iter_mut().zip(&starts) {
+                read_as(b, slots, When::Prev, *h);
+                let (a, c) = terms[k as usize];
+                *h = step(b, a, *h, c, *resets);
+                read_as(b, slots, When::Next, *h);
+            }
+            for sum in sums {
+                let term = b.value(sum.x);
+                let to = sum.registers[k as usize][vector];
+                let op = LoopOp::Math(reduce_op(sum.op));
+                b.stmt(Stmt::Set(to, Rhs::Op(op, vec![to, term])));
+            }
+            results.extend(outputs(b, work, k, true));
+        });
+    }
+    store(b, run, &results);
+    if pass.schedule.warp == 1 {
+        for (h, (_, _, _, _, kept)) in held.iter().zip(&starts) {
+            let parts = [Some(h.re), h.im];
+            for ((_, buf, ix, _), part) in kept.iter().zip(parts.into_iter().flatten()) {
+                b.stmt(Stmt::Store(*buf, ix.clone(), part));
+            }
+        }
+    }
+}
+
+/// The state's halves are read as `h` from here on.
+fn read_as(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], when: When, h: Num) {
+    let parts = [Some(h.re), h.im];
+    for (&(slot, _), part) in slots.iter().zip(parts.into_iter().flatten()) {
+        let decl = b.pass.recurrence.state(slot.state);
+        let key = b.copy_key(decl.axes.iter().copied().collect());
+        b.state_regs.insert((slot, when, key), part);
+    }
+}
+
+fn value(b: &mut Builder<'_>, parts: Parts) -> Num {
+    Num {
+        re: b.value(parts.re),
+        im: parts.im.map(|im| b.value(im)),
+    }
+}
+
+/// The number, or `idle` beyond the end of time.
+fn masked(b: &mut Builder<'_>, run: &Run, k: i64, x: Num, idle: f64) -> Num {
+    match run.within.get(k as usize) {
+        Some(&within) => chosen(b, within, x, idle),
+        None => x,
+    }
+}
+
+/// The number where a condition holds, else `idle`.
+fn chosen(b: &mut Builder<'_>, condition: Reg, x: Num, idle: f64) -> Num {
+    let mut select = |x: Reg, idle: f64| {
+        let idle = b.set(b.ty(), Rhs::Const(idle));
+        math(b, Op::Select, &[condition, x, idle])
+    };
+    Num {
+        re: select(x.re, idle),
+        im: x.im.map(|im| select(im, 0.0)),
+    }
+}
+
+fn math(b: &mut Builder<'_>, op: Op, args: &[Reg]) -> Reg {
+    let ty = args.last().map_or(b.ty(), |&a| b.proc.ty(a));
+    b.set(ty, Rhs::Op(LoopOp::Math(op), args.to_vec()))
+}
+
+fn mul(b: &mut Builder<'_>, x: Num, y: Num) -> Num {
+    let mut product = |p: Reg, q: Reg| math(b, Op::Mul, &[p, q]);
+    match (x.im, y.im) {
+        (None, None) => Num {
+            re: product(x.re, y.re),
+            im: None,
+        },
+        (Some(im), None) => Num {
+            re: product(x.re, y.re),
+            im: Some(product(im, y.re)),
+        },
+        (None, Some(im)) => Num {
+            re: product(x.re, y.re),
+            im: Some(product(x.re, im)),
+        },
+        (Some(p), Some(q)) => {
+            let (rr, ii) = (product(x.re, y.re), product(p, q));
+            let (ri, ir) = (product(x.re, q), product(p, y.re));
+            Num {
+                re: math(b, Op::Sub, &[rr, ii]),
+                im: Some(math(b, Op::Add, &[ri, ir])),
+            }
+        }
+    }
+}
+
+fn add(b: &mut Builder<'_>, x: Num, y: Num) -> Num {
+    let im = match (x.im, y.im) {
+        (Some(p), Some(q)) => Some(math(b, Op::Add, &[p, q])),
+        (p, q) => p.or(q),
+    };
+    Num {
+        re: math(b, Op::Add, &[x.re, y.re]),
+        im,
+    }
+}
+
+/// a h + c; c alone where a sequence starts.
+fn step(b: &mut Builder<'_>, a: Num, h: Num, c: Num, resets: bool) -> Num {
+    let kept = mul(b, a, h);
+    let next = add(b, kept, c);
+    if !resets {
+        return next;
+    }
+    let zero = b.set(b.ty(), Rhs::Const(0.0));
+    let mut is_zero = math_bool(b, a.re, zero);
+    if let Some(im) = a.im {
+        // Both are 0 where |re| + |im| is.
+        let (re, im) = (math(b, Op::Abs, &[a.re]), math(b, Op::Abs, &[im]));
+        let size = math(b, Op::Add, &[re, im]);
+        is_zero = math_bool(b, size, zero);
+    }
+    let mut select = |c: Reg, next: Reg| math(b, Op::Select, &[is_zero, c, next]);
+    Num {
+        re: select(c.re, next.re),
+        im: match (c.im, next.im) {
+            (Some(c), Some(next)) => Some(select(c, next)),
+            (_, next) => next,
+        },
+    }
+}
+
+fn math_bool(b: &mut Builder<'_>, x: Reg, zero: Reg) -> Reg {
+    b.set(Ty::Bool, Rhs::Op(LoopOp::Math(Op::Eq), vec![x, zero]))
+}
+
+/// The product of the run's a.
+fn decay(b: &mut Builder<'_>, run: &Run, a: Parts, terms: &[(Num, Num)]) -> Num {
+    if run.last.is_none()
+        && let Some(product) = exponential(b, run, a, terms.len() as i64)
+    {
+        return product;
+    }
+    let first = terms[0].0;
+    if terms
+        .iter()
+        .all(|t| t.0.re == first.re && t.0.im == first.im)
+    {
+        return power(b, first, terms.len());
+    }
+    let rest = &terms[1..];
+    rest.iter().fold(first, |product, t| mul(b, product, t.0))
+}
+
+/// xⁿ for n > 0, by squaring.
+fn power(b: &mut Builder<'_>, x: Num, n: usize) -> Num {
+    if n == 1 {
+        return x;
+    }
+    let half = power(b, x, n / 2);
+    let square = mul(b, half, half);
+    if n % 2 == 1 {
+        mul(b, square, x)
+    } else {
+        square
+    }
+}
+
+/// The product of a = 2^(α s) over the run as 2^(α Σ s), where α is the same at every step and s at every inner point.
+fn exponential(b: &mut Builder<'_>, run: &Run, a: Parts, steps: i64) -> Option<Num> {
+    let pass = b.pass;
+    let (rec, structure) = (&pass.recurrence, &pass.structure);
+    let graph = &rec.graph;
+    let Node::Op(Op::Exp2, x) = graph.node(a.re) else {
+        return None;
+    };
+    // α s as it is written, or the product taken apart.
+    let fixed_at = |id: &NodeId| structure.level(*id) == Level::Invariant;
+    let mut factors = match graph.node(x[0]) {
+        Node::Op(Op::Mul, xs) => xs.to_vec(),
+        _ => return None,
+    };
+    while let Some(at) = factors
+        .iter()
+        .position(|id| !fixed_at(id) && matches!(graph.node(*id), Node::Op(Op::Mul, _)))
+    {
+        if let Node::Op(_, xs) = graph.node(factors.swap_remove(at)) {
+            factors.extend(xs);
+        }
+    }
+    let (fixed, moving): (Vec<NodeId>, Vec<NodeId>) = factors.into_iter().partition(fixed_at);
+    let [moving] = moving[..] else {
+        return None;
+    };
+    let apart = structure.inner_axes(rec, moving).is_empty();
+    if a.im.is_some() || fixed.is_empty() || !apart {
+        return None;
+    }
+    // A name of its own for Σ s: the last copy of time that no step has.
+    let time = rec.time;
+    let frame = b.frame_of(graph.axes(moving));
+    let key = b.with_axis(time, Ix::Const(0), steps, |b| {
+        (moving, b.copy_key(graph.axes(moving)))
+    });
+    let sum = match b.frames[frame].memo.get(&key) {
+        Some(&sum) => sum,
+        None => {
+            let terms: Vec<Reg> = (0..steps)
+                .map(|k| at_step(b, run, k, |b| b.value(moving)))
+                .collect();
+            let mut terms = terms.into_iter();
+            let mut sum = terms.next()?;
+            for term in terms {
+                let both = Rhs::Op(LoopOp::Math(Op::Add), vec![sum, term]);
+                sum = b.emit(frame, b.ty(), both);
+            }
+            b.frames[frame].memo.insert(key, sum);
+            sum
+        }
+    };
+    let mut exponent = sum;
+    for id in fixed {
+        let factor = b.value(id);
+        exponent = math(b, Op::Mul, &[factor, exponent]);
+    }
+    Some(Num {
+        re: math(b, Op::Exp2, &[exponent]),
+        im: None,
+    })
+}
+
+/// From each thread's map and the state before the tile: the state before each thread's run, and after the last one.
+fn scan(
+    b: &mut Builder<'_>,
+    run: &Run,
+    decay: Num,
+    terms: &[(Num, Num)],
+    before: Num,
+    resets: bool,
+) -> (Num, Option<Num>) {
+    let warp = b.pass.schedule.warp as u8;
+    let mut end = terms[0].1;
+    for &(a, c) in &terms[1..] {
+        end = step(b, a, end, c, resets);
+    }
+    let mut decay = decay;
+    if let Some((_, _, alive)) = run.alive {
+        end = chosen(b, alive, end, 0.0);
+        decay = chosen(b, alive, decay, 1.0);
+    }
+    let (end, decay) = (variable(b, end, before), variable(b, decay, decay));
+    let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+    let plain = !resets && end.im.is_none() && decay.im.is_none();
+    // The first thread's run begins at the state before the tile.
+    b.choice(
+        thread.clone(),
+        Ix::Const(1),
+        |b| {
+            let from = step(b, decay, before, end, resets);
+            assign(b, end, from);
+        },
+        |_| {},
+    );
+    let (mut end, mut decay) = (end, decay);
+    let mut far = 1;
+    while plain && far < warp {
+        let both = Rhs::Op(LoopOp::FmaUp(far), vec![decay.re, end.re]);
+        end.re = b.set(b.ty(), both);
+        if far * 2 < warp {
+            decay.re = b.set(b.ty(), Rhs::Op(LoopOp::MulUp(far), vec![decay.re]));
+        }
+        far *= 2;
+    }
+    while far < warp {
+        let other_end = shuffled(b, LoopOp::ShuffleUp(far), end);
+        let is_last = far * 2 >= warp;
+        let other_decay = (!is_last).then(|| shuffled(b, LoopOp::ShuffleUp(far), decay));
+        b.choice(
+            Ix::Const(i64::from(far) - 1),
+            thread.clone(),
+            |b| {
+                let from = step(b, decay, other_end, end, resets);
+                assign(b, end, from);
+                if let Some(other) = other_decay {
+                    let product = mul(b, decay, other);
+                    assign(b, decay, product);
+                }
+            },
+            |_| {},
+        );
+        far *= 2;
+    }
+    let start = shuffled(b, LoopOp::ShuffleUp(1), end);
+    b.choice(thread, Ix::Const(1), |b| assign(b, start, before), |_| {});
+    let last = shuffled(b, LoopOp::Broadcast(warp - 1), end);
+    (start, Some(last))
+}
+
+/// Registers of its own with the value of `x`, complex where `like` is.
+fn variable(b: &mut Builder<'_>, x: Num, like: Num) -> Num {
+    let re = b.copied(x.re);
+    let im = like.im.map(|_| match x.im {
+        Some(im) => b.copied(im),
+        None => b.set(b.ty(), Rhs::Const(0.0)),
+    });
+    Num { re, im }
+}
+
+fn assign(b: &mut Builder<'_>, to: Num, from: Num) {
+    b.assign(to.re, from.re);
+    if let (Some(to), Some(from)) = (to.im, from.im) {
+        b.assign(to, from);
+    }
+}
+
+fn shuffled(b: &mut Builder<'_>, op: LoopOp, x: Num) -> Num {
+    let mut part = |x: Reg| b.set(b.ty(), Rhs::Op(op, vec![x]));
+    Num {
+        re: part(x.re),
+        im: x.im.map(&mut part),
+    }
+}

@@ -1,0 +1,264 @@
+//! Neighbouring elements accessed as one.
+//!
+//! In: a proc. Out: the proc with loads of neighbours in one run of statements as [`Stmt::LoadRow`], where the first of
+//! them is loaded, and stores of neighbours as [`Stmt::StoreRow`], where the last of them is stored: 16, 8 or 4 bytes,
+//! where the index of the first is a multiple of their number whatever the loops' variables and extents are.
+
+use std::collections::HashMap;
+
+use crate::dtype::Ty;
+use crate::loop_ir::{Buf, Ix, LoopKind, Proc, Reg, Rhs, Role, Stmt, Var};
+
+/// The proc with wide accesses.
+#[must_use]
+pub fn wide(proc: &Proc) -> Proc {
+    let mut result = proc.clone();
+    let mut assigned = vec![0; proc.regs.len()];
+    count(&proc.body, &mut assigned);
+    let mut widening = Widening {
+        proc,
+        assigned,
+        divisors: vec![1; proc.vars.len()],
+    };
+    let body = std::mem::take(&mut result.body);
+    result.body = widening.block(body);
+    result
+}
+
+/// How often each register is assigned.
+fn count(body: &[Stmt], assigned: &mut [u32]) {
+    for stmt in body {
+        match stmt {
+            Stmt::For { body, .. } => count(body, assigned),
+            Stmt::If { then, els, .. } => {
+                count(then, assigned);
+                count(els, assigned);
+            }
+            Stmt::Set(reg, _) => assigned[reg.0 as usize] += 1,
+            Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => {
+                regs.iter().for_each(|r| assigned[r.0 as usize] += 1)
+            }
+            Stmt::Let(..)
+            | Stmt::Store(..)
+            | Stmt::StoreBits(..)
+            | Stmt::StoreRow(..)
+            | Stmt::Fetch(..)
+            | Stmt::Prefetch(..) => {}
+        }
+    }
+}
+
+struct Widening<'a> {
+    proc: &'a Proc,
+    assigned: Vec<u32>,
+    /// A number that divides each variable.
+    divisors: Vec<i64>,
+}
+
+/// An access: where it stands in the run of statements, and its offset from the common base.
+type Access = (usize, i64);
+
+/// Whether an access reads or writes, its buffer, and its index without the constant.
+type Base = (bool, Buf, Ix);
+
+impl Widening<'_> {
+    fn divisor(&self, ix: &Ix) -> i64 {
+        let extents = |a: selscan_dsl::AxisId| {
+            let multiple = self.proc.multiples.get(a.0 as usize);
+            multiple.copied().unwrap_or(1)
+        };
+        ix.divisor(&|v| self.divisors[v.0 as usize], &extents)
+    }
+
+    fn define(&mut self, var: Var, divisor: i64) {
+        // 0 is a multiple of everything.
+        self.divisors[var.0 as usize] = if divisor == 0 { 1 << 40 } else { divisor };
+    }
+
+    fn block(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
+        let mut out = Vec::with_capacity(body.len());
+        let mut run = Vec::new();
+        for stmt in body {
+            match &stmt {
+                Stmt::For {
+                    var,
+                    kind,
+                    lo,
+                    step,
+                    ..
+                } => {
+                    let divides = match kind {
+                        LoopKind::Core | LoopKind::Lane(_) => 1,
+                        LoopKind::Serial => gcd(self.divisor(lo), *step),
+                    };
+                    self.define(*var, divides);
+                    self.merge(&mut run, &mut out);
+                    out.push(stmt.map_blocks(|body| self.block(body)));
+                }
+                Stmt::If { then, els, .. } if !is_plain(then) || !is_plain(els) => {
+                    self.merge(&mut run, &mut out);
+                    out.push(stmt.map_blocks(|body| self.block(body)));
+                }
+                Stmt::Let(var, ix) => {
+                    self.define(*var, self.divisor(ix));
+                    run.push(stmt);
+                }
+                _ => run.push(stmt),
+            }
+        }
+        self.merge(&mut run, &mut out);
+        out
+    }
+
+    /// Moves a run of statements to `out`, its neighbours merged.
+    fn merge(&self, run: &mut Vec<Stmt>, out: &mut Vec<Stmt>) {
+        let mut groups: HashMap<Base, Vec<Access>> = HashMap::new();
+        let mut order: Vec<Base> = Vec::new();
+        // Accesses to memory that may be written meanwhile are merged between two writes or reads of it only.
+        let mut closed: Vec<(Base, Vec<Access>)> = Vec::new();
+        for (at, stmt) in run.iter().enumerate() {
+            let Some((writes, buf, ix)) = access(stmt) else {
+                continue;
+            };
+            if !self.is_constant(buf) {
+                let clashes: Vec<Base> = order
+                    .iter()
+                    .filter(|(w, b, _)| *w != writes && self.may_meet(*b, buf))
+                    .cloned()
+                    .collect();
+                for base in clashes {
+                    if let Some(accesses) = groups.remove(&base) {
+                        closed.push((base.clone(), accesses));
+                    }
+                    order.retain(|b| *b != base);
+                }
+            }
+            let usable = match stmt {
+                Stmt::Set(reg, _) => {
+                    self.assigned[reg.0 as usize] == 1 && self.proc.ty(*reg) != Ty::Bool
+                }
+                _ => true,
+            };
+            let (base, offset) = split(ix);
+            if usable && self.proc.buffer(buf).role != Role::Scratch {
+                let base = (writes, buf, base);
+                groups.entry(base.clone()).or_insert_with(|| {
+                    order.push(base);
+                    Vec::new()
+                });
+                let base = (writes, buf, split(ix).0);
+                if let Some(accesses) = groups.get_mut(&base) {
+                    accesses.push((at, offset));
+                }
+            }
+        }
+        for base in order {
+            if let Some(accesses) = groups.remove(&base) {
+                closed.push((base, accesses));
+            }
+        }
+        let mut placed: HashMap<usize, Stmt> = HashMap::new();
+        let mut gone = vec![false; run.len()];
+        for ((writes, buf, base), mut accesses) in closed {
+            accesses.sort_by_key(|&(at, offset)| (offset, at));
+            let mut rest = &accesses[..];
+            while !rest.is_empty() {
+                let n = self.row(buf, &base, rest);
+                let (row, after) = rest.split_at(n.max(1));
+                rest = after;
+                if n < 2 {
+                    continue;
+                }
+                let regs: Vec<Reg> = row.iter().map(|&(at, _)| register(&run[at])).collect();
+                let ix = base.clone() + Ix::Const(row[0].1);
+                let places = row.iter().map(|&(at, _)| at);
+                let (at, stmt) = if writes {
+                    (places.max(), Stmt::StoreRow(buf, ix, regs))
+                } else {
+                    (places.min(), Stmt::LoadRow(regs, buf, ix))
+                };
+                row.iter().for_each(|&(at, _)| gone[at] = true);
+                if let Some(at) = at {
+                    placed.insert(at, stmt);
+                }
+            }
+        }
+        for (at, stmt) in run.drain(..).enumerate() {
+            if let Some(row) = placed.remove(&at) {
+                out.push(row);
+            } else if !gone[at] {
+                out.push(stmt);
+            }
+        }
+    }
+
+    /// How many of the first accesses (by offset) make one row.
+    fn row(&self, buf: Buf, base: &Ix, accesses: &[Access]) -> usize {
+        let most = 16 / self.proc.buffer(buf).dtype.bytes();
+        let (_, first) = accesses[0];
+        let divisor = self.divisor(&(base.clone() + Ix::Const(first)));
+        for n in [8, 4, 2] {
+            let fits = n <= most
+                && accesses.len() >= n
+                && divisor % n as i64 == 0
+                && (0..n).all(|k| accesses[k].1 == first + k as i64);
+            if fits {
+                return n;
+            }
+        }
+        1
+    }
+
+    /// Whether nothing writes a buffer while the proc runs.
+    fn is_constant(&self, buf: Buf) -> bool {
+        matches!(self.proc.buffer(buf).role, Role::Input(_))
+    }
+
+    /// Whether two buffers may be the same memory.
+    fn may_meet(&self, a: Buf, b: Buf) -> bool {
+        let state = |role: Role| match role {
+            Role::Initial(s) | Role::Last(s) => Some(s),
+            _ => None,
+        };
+        let (x, y) = (self.proc.buffer(a).role, self.proc.buffer(b).role);
+        a == b || (state(x).is_some() && state(x) == state(y))
+    }
+}
+
+/// Whether an If is a part of the run that it stands in: assignments of registers alone.
+fn is_plain(body: &[Stmt]) -> bool {
+    body.iter()
+        .all(|s| matches!(s, Stmt::Set(_, Rhs::Op(..) | Rhs::Const(_))))
+}
+
+/// Whether an access writes, where it goes.
+fn access(stmt: &Stmt) -> Option<(bool, Buf, &Ix)> {
+    match stmt {
+        Stmt::Set(_, Rhs::Load(buf, ix)) => Some((false, *buf, ix)),
+        Stmt::Store(buf, ix, _) => Some((true, *buf, ix)),
+        _ => None,
+    }
+}
+
+fn register(stmt: &Stmt) -> Reg {
+    match stmt {
+        Stmt::Set(reg, _) | Stmt::Store(_, _, reg) => *reg,
+        _ => Reg(0),
+    }
+}
+
+/// An index as base + constant.
+fn split(ix: &Ix) -> (Ix, i64) {
+    match ix {
+        Ix::Const(k) => (Ix::Const(0), *k),
+        Ix::Add(base, k) => match **k {
+            Ix::Const(k) => ((**base).clone(), k),
+            _ => (ix.clone(), 0),
+        },
+        _ => (ix.clone(), 0),
+    }
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
