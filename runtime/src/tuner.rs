@@ -3,6 +3,7 @@
 //! In: a kernel and arguments of the size that matters. Out: [`Tuned`]. A schedule may win only after its results
 //! on a slice of the data are those of the f64 meaning: |y − y64| ≤ K·eps·m, m the running error bound.
 
+use rayon::prelude::*;
 use selscan_codegen::plan::Plan;
 use selscan_codegen::{Algorithm, Schedule, candidates};
 use selscan_dsl::{Array, AxisIndex, AxisSet, Extents, Node, Outputs, eval_with_bound};
@@ -12,6 +13,7 @@ use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::owned::OwnedArgs;
 use crate::resident::Resident;
+use crate::spec::Spec;
 use crate::store::Record;
 
 /// K of the one tolerance: |y − y64| ≤ K·eps·m, m the running error bound of the f64 meaning.
@@ -24,6 +26,9 @@ const CHECKED_LANES: usize = 67;
 const CHECKED_POINTS: usize = 2;
 /// A schedule whose first run takes this many times the best time is not run again.
 const HOPELESS: f64 = 2.0;
+
+/// Schedules that are compiled at once, ahead of being timed, where compilation is slow.
+const AHEAD: usize = 32;
 
 /// How to tune.
 pub struct Tuner<'p> {
@@ -102,9 +107,18 @@ impl Tuner<'_> {
             let schedules = candidates(scan, &extents, &options, target);
             let of = schedules.len();
             let mut winner = None;
-            for (done, schedule) in schedules.into_iter().enumerate() {
-                let mut all = best.clone();
-                all[stage] = schedule;
+            for (done, &schedule) in schedules.iter().enumerate() {
+                let with = |schedule: Schedule| {
+                    let mut all = best.clone();
+                    all[stage] = schedule;
+                    all
+                };
+                if done % AHEAD == 0 {
+                    let next = schedules[done..].iter().take(AHEAD);
+                    let next: Vec<_> = next.map(|&s| with(s)).collect();
+                    compile(kernel, &spec, &extents, &check, &next);
+                }
+                let all = with(schedule);
                 let outcome = match check.run(kernel, &all) {
                     Ok(()) => resident
                         .seconds(
@@ -160,6 +174,25 @@ impl Tuner<'_> {
             stored: saved.is_ok() && kernel.device().store().folder().is_some(),
         })
     }
+}
+
+/// Compiles for a GPU on all cores, for that takes longer than all else; what fails will do so again when it is used. A
+/// CPU's code is made as fast as it is timed, on cores that are then quiet.
+fn compile(
+    kernel: &Kernel,
+    spec: &Spec,
+    extents: &Extents,
+    check: &Check,
+    schedules: &[Vec<Schedule>],
+) {
+    if kernel.device().cuda().is_none() {
+        return;
+    }
+    schedules.par_iter().for_each(|all| {
+        // Both are kept by the kernel.
+        let _ = check.compile(kernel, all);
+        let _ = kernel.with_schedules(all).compile(spec, extents);
+    });
 }
 
 /// A slice of the arguments, and what the f64 meaning makes of it.
@@ -221,9 +254,9 @@ impl Check {
         })
     }
 
-    /// Whether schedules give the right numbers on the slice. Chunks as long as the slice are checked as chunks of a
-    /// third of it: the same code but for one constant.
-    fn run(&self, kernel: &Kernel, schedules: &[Schedule]) -> Result<(), String> {
+    /// The kernel by which schedules are checked. Chunks as long as the slice are checked as chunks of a third of it: the
+    /// same code but for one constant.
+    fn kernel(&self, kernel: &Kernel, schedules: &[Schedule]) -> Kernel {
         let short = |s: &Schedule| match s.algorithm {
             Algorithm::Chunked { chunk } if chunk as usize >= self.steps => Schedule {
                 algorithm: Algorithm::Chunked {
@@ -234,7 +267,18 @@ impl Check {
             _ => *s,
         };
         let schedules: Vec<Schedule> = schedules.iter().map(short).collect();
-        let kernel = kernel.with_schedules(&schedules);
+        kernel.with_schedules(&schedules)
+    }
+
+    fn compile(&self, kernel: &Kernel, schedules: &[Schedule]) -> Result<(), Error> {
+        let kernel = self.kernel(kernel, schedules);
+        let (spec, extents) = kernel.resolve(&self.args)?;
+        kernel.compile(&spec, &extents).map(drop)
+    }
+
+    /// Whether schedules give the right numbers on the slice.
+    fn run(&self, kernel: &Kernel, schedules: &[Schedule]) -> Result<(), String> {
+        let kernel = self.kernel(kernel, schedules);
         let mut results = kernel.results(&self.args).map_err(|e| e.to_string())?;
         results.fill(f64::NAN);
         kernel

@@ -6,6 +6,7 @@
 
 use selscan_codegen::Ty;
 use selscan_dsl::{Node, NodeId, Op, Recurrence};
+use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::job::Job;
@@ -13,13 +14,17 @@ use super::job::Job;
 /// Results a clock of a multiprocessor's unit for exponentials, logarithms and roots, in f32.
 const SPECIAL: f64 = 16.0;
 
-/// The least seconds of a run.
+/// What a run needs of a GPU, and what the GPU gives.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Floor {
-    /// By its bytes.
-    pub memory: f64,
-    /// By its exponentials; 0 in f64, which that unit does not have.
-    pub special: f64,
+    /// Bytes that move.
+    pub bytes: f64,
+    /// Bytes a second.
+    pub bandwidth: f64,
+    /// Exponentials and their like; 0 in f64, which their unit does not have.
+    pub specials: f64,
+    /// Of them a second.
+    pub rate: f64,
 }
 
 impl Floor {
@@ -28,34 +33,54 @@ impl Floor {
         let Some(gpu) = &job.kernel.device().target().gpu else {
             return Ok(None);
         };
-        let rate = SPECIAL * f64::from(gpu.multiprocessors) * f64::from(gpu.clock_khz) * 1e3;
-        let special = match job.spec.compute() {
+        let specials = match job.spec.compute() {
             Ty::F64 => 0.0,
-            _ => special(job)? / rate,
+            _ => specials(job)?,
         };
         Ok(Some(Floor {
-            memory: bytes / gpu.bandwidth as f64,
-            special,
+            bytes,
+            bandwidth: gpu.bandwidth as f64,
+            specials,
+            rate: SPECIAL * f64::from(gpu.multiprocessors) * f64::from(gpu.clock_khz) * 1e3,
         }))
     }
 
-    /// The larger one.
+    /// The least seconds by its bytes.
+    pub fn memory(self) -> f64 {
+        self.bytes / self.bandwidth
+    }
+
+    /// The least seconds by its exponentials.
+    pub fn special(self) -> f64 {
+        self.specials / self.rate
+    }
+
+    /// The least seconds.
     pub fn seconds(self) -> f64 {
-        self.memory.max(self.special)
+        self.memory().max(self.special())
     }
 
     /// What binds.
     pub fn what(self) -> &'static str {
-        if self.memory >= self.special {
+        if self.memory() >= self.special() {
             "memory"
         } else {
             "exponentials"
         }
     }
+
+    /// For machines.
+    pub fn json(self) -> Value {
+        json!({
+            "seconds": self.seconds(), "by": self.what(),
+            "bytes": self.bytes, "bytes_per_second": self.bandwidth, "memory_seconds": self.memory(),
+            "exponentials": self.specials, "exponentials_per_second": self.rate, "exponentials_seconds": self.special(),
+        })
+    }
 }
 
 /// How many results of the special unit a run needs.
-fn special(job: &Job) -> Result<f64, Failure> {
+fn specials(job: &Job) -> Result<f64, Failure> {
     let mut sum = 0.0;
     for scan in job.kernel.scans(&job.spec)? {
         let r = &scan.recurrence;

@@ -12,6 +12,7 @@ mod floor;
 mod job;
 mod list;
 mod measure;
+mod plot;
 mod report;
 mod run;
 mod selftest;

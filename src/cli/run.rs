@@ -379,8 +379,7 @@ fn speeds_on_gpu(job: &Job, out: &mut Story) -> Result<(), Failure> {
         speed("cpu", base),
         speed(&device.name().to_string(), seconds)
     ]);
-    out.json["floor_memory_seconds"] = json!(floor.map(|f| f.memory));
-    out.json["floor_exponentials_seconds"] = json!(floor.map(|f| f.special));
+    out.json["floor"] = json!(floor.map(Floor::json));
     Ok(())
 }
 

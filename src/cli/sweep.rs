@@ -155,7 +155,7 @@ fn on_gpu(
         all.push(json!({
             "model": model.name, "shape": job.shape().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
             "seconds": seconds, "seconds_per_point": per_point, "bytes_per_second": bytes / seconds,
-            "floor_memory_seconds": floor.map(|f| f.memory), "floor_exponentials_seconds": floor.map(|f| f.special),
+            "floor": floor.map(Floor::json),
             "share_of_floor": share, "schedules": schedules,
         }));
         bar.inc(1);

@@ -142,11 +142,22 @@ fn what_tune_finds_is_used_by_run() {
     assert!(std::fs::read_dir(user.path("cache")).unwrap().count() == 1);
     let run = user.json(&[&["run"], &shape[..]].concat());
     assert_eq!(run["schedules"], json["schedules"]);
-    let text = user.ok(&[&["tune"], &shape[..]].concat());
-    assert!(
-        text.contains("remembered in") && text.contains("of best"),
-        "{text}"
-    );
+    let files = ["--report", "tuned.json", "--plot", "tuned.svg"];
+    let text = user.ok(&[&["tune"], &shape[..], &files].concat());
+    for part in [
+        "remembered in",
+        "of best",
+        "measured: tuned.json",
+        "drawn: tuned.svg",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let report = std::fs::read_to_string(user.path("tuned.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let right = report["trials"].as_array().unwrap().iter();
+    let right = right.filter(|t| seconds(t).is_some()).count();
+    let svg = std::fs::read_to_string(user.path("tuned.svg")).unwrap();
+    assert_eq!(svg.matches("<title>").count(), right);
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod staging;
 pub(super) mod tensor;
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::thread::{self, ThreadId};
 
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute, CUstream, CUstreamCaptureStatus};
 use selscan_codegen::Target;
@@ -79,9 +80,15 @@ struct Queue {
     /// One launch at a time puts its work on the stream: launches share the pool in stream order.
     state: Mutex<Pool>,
     /// What the launches of the graph that is being recorded use.
-    recording: Mutex<Option<Arc<Held>>>,
+    recording: Mutex<Option<Recorded>>,
     /// Dropped last.
     gpu: Arc<Gpu>,
+}
+
+/// A graph that is being recorded: by whom, and what it uses.
+struct Recorded {
+    thread: ThreadId,
+    held: Arc<Held>,
 }
 
 /// A stream, ended when it is dropped if it is ours.
@@ -103,6 +110,17 @@ impl Drop for Queue {
             // SAFETY: made by `Cuda::with_options`, destroyed once; work on it goes on to its end.
             let _ = unsafe { cu!(cuStreamDestroy_v2(self.stream.raw)) };
         }
+    }
+}
+
+impl Queue {
+    /// Whether work on the stream is being recorded in a graph, by whomever.
+    fn is_capturing(&self) -> Result<bool, Error> {
+        let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        let _entered = self.gpu.context.enter()?;
+        // SAFETY: the stream is alive, and one enum is written.
+        unsafe { cu!(cuStreamIsCapturing(self.stream.raw, &raw mut status)) }?;
+        Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
     }
 }
 
@@ -308,16 +326,16 @@ impl Cuda {
     fn pool(&self) -> MutexGuard<'_, Pool> {
         lock(&self.queue.state)
     }
-    /// Whether work on the stream is being recorded in a graph, by whomever.
-    pub(super) fn is_capturing(&self) -> Result<bool, Error> {
-        let mut status = CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
-        // SAFETY: the stream is alive, and one enum is written.
-        unsafe { cu!(cuStreamIsCapturing(self.stream(), &raw mut status)) }?;
-        Ok(status != CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    /// Whether another thread records a graph on the stream.
+    fn recorded_by_another(&self) -> bool {
+        let recording = lock(&self.queue.recording);
+        recording
+            .as_ref()
+            .is_some_and(|r| r.thread != thread::current().id())
     }
     /// Refuses what can't be recorded in a graph.
     pub(super) fn not_while_capturing(&self, what: &str) -> Result<(), Error> {
-        if !self.is_capturing()? {
+        if !self.queue.is_capturing()? {
             return Ok(());
         }
         Err(Error::Capturing {

@@ -5,13 +5,14 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use cudarc::driver::sys::{CUgraph, CUgraphExec, CUstreamCaptureMode};
 
-use super::Cuda;
 use super::driver::cu;
 use super::memory::DeviceMemory;
 use super::program::Module;
+use super::{Cuda, Recorded};
 use crate::cache::lock;
 use crate::error::Error;
 
@@ -110,7 +111,7 @@ fn destroy(cuda: &Cuda, graph: CUgraph) {
 impl Cuda {
     /// Records what `launches` queues on this stream, in place of running it. Launches must be over tensors on the GPU, and
     /// like earlier ones: nothing can be compiled or allocated meanwhile. Launches by other threads on the same stream
-    /// are recorded too.
+    /// are recorded too. Other libraries must not use the default stream meanwhile: it waits for this one.
     ///
     /// # Errors
     /// What `launches` gives; [`Error::Capturing`]; [`Error::Cuda`], on the default stream, for example, which can't be
@@ -125,7 +126,10 @@ impl Cuda {
         // SAFETY: the stream is alive.
         unsafe { cu!(cuStreamBeginCapture_v2(self.stream(), mode)) }?;
         drop(entered);
-        *lock(&self.queue.recording) = Some(held.clone());
+        *lock(&self.queue.recording) = Some(Recorded {
+            thread: thread::current().id(),
+            held: held.clone(),
+        });
         let mut recording = Recording {
             cuda: self,
             ended: false,
@@ -148,8 +152,8 @@ impl Cuda {
 
     /// Notes what a launch uses, if it is being recorded.
     pub(super) fn record(&self, note: impl FnOnce(&Held)) {
-        if let Some(held) = &*lock(&self.queue.recording) {
-            note(held);
+        if let Some(recorded) = &*lock(&self.queue.recording) {
+            note(&recorded.held);
         }
     }
 }

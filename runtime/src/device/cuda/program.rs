@@ -5,7 +5,7 @@
 //! program is dropped.
 
 use std::ffi::CString;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule};
@@ -17,7 +17,8 @@ use super::code::{self, Cubin};
 use super::driver::{about, cu, failed_with};
 use super::nvrtc::Resources;
 use super::pool::Room;
-use super::{Cuda, Gpu};
+use super::{Cuda, Gpu, Queue};
+use crate::cache::lock;
 use crate::device::bindings::Bindings;
 use crate::device::cpu::contained;
 use crate::device::program::{name, signed, size};
@@ -45,6 +46,8 @@ pub struct CudaProgram {
 pub(super) struct Module {
     gpu: Arc<Gpu>,
     raw: CUmodule,
+    /// The streams that it was launched on, as far as they are alive.
+    used_on: Mutex<Vec<Weak<Queue>>>,
 }
 
 // SAFETY: modules may be used from any thread.
@@ -55,11 +58,28 @@ unsafe impl Sync for Module {}
 impl Drop for Module {
     fn drop(&mut self) {
         if let Ok(_entered) = self.gpu.context.enter() {
-            // Work that runs it may be queued. An error is one of earlier work, which `synchronize` tells.
-            // SAFETY: the context is current.
-            let _ = unsafe { cu!(cuCtxSynchronize()) };
+            for queue in lock(&self.used_on).iter().filter_map(Weak::upgrade) {
+                // Work that runs it may be queued. Of a stream that is being captured that can't be waited for, and the
+                // code stays. Another error is one of earlier work, which `synchronize` tells.
+                if queue.is_capturing().unwrap_or(true) {
+                    return;
+                }
+                // SAFETY: the stream is alive.
+                let _ = unsafe { cu!(cuStreamSynchronize(queue.stream.raw)) };
+            }
             // SAFETY: loaded once, unloaded once, and nothing runs it.
             let _ = unsafe { cu!(cuModuleUnload(self.raw)) };
+        }
+    }
+}
+
+impl Module {
+    /// Notes that it is launched on a stream.
+    fn use_on(&self, queue: &Arc<Queue>) {
+        let mut used_on = lock(&self.used_on);
+        if !used_on.iter().any(|q| q.as_ptr() == Arc::as_ptr(queue)) {
+            used_on.retain(|q| q.strong_count() > 0);
+            used_on.push(Arc::downgrade(queue));
         }
     }
 }
@@ -83,7 +103,10 @@ impl Cuda {
             proc: name(program).to_owned(),
             why: format!("it panicked: {why}"),
         };
-        self.not_while_capturing("a kernel had to be compiled")?;
+        // What other threads record does not meet what this one loads.
+        if !self.recorded_by_another() {
+            self.not_while_capturing("a kernel had to be compiled")?;
+        }
         contained(panicked, || compile(&self.gpu, program))
     }
 
@@ -183,6 +206,7 @@ fn load(gpu: &Arc<Gpu>, cubin: &Cubin) -> Result<Module, Error> {
     Ok(Module {
         gpu: gpu.clone(),
         raw,
+        used_on: Mutex::default(),
     })
 }
 
@@ -304,6 +328,7 @@ impl CudaProgram {
                 prepare(proc, entry, function, &bindings, &workspaces, &extents)
             })
             .collect::<Result<Vec<_>, _>>()?;
+        self.module.use_on(&cuda.queue);
         cuda.record(|held| {
             held.add_module(&self.module);
             bindings.addresses().for_each(|at| held.add_range(at));
