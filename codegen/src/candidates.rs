@@ -75,6 +75,7 @@ fn gpu_proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedule> {
         warp: 1,
         threads: THREADS,
         ahead: 0,
+        share: 0,
         resident: 0,
     };
     let mut out = Vec::new();
@@ -200,6 +201,7 @@ fn cpu_proposals(
                             warp: 1,
                             threads: THREADS,
                             ahead: 0,
+                            share: 0,
                             resident: 0,
                         });
                     }

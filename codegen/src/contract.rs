@@ -53,7 +53,7 @@ fn count(body: &[Stmt], counts: &mut [(u32, u32)]) {
                 regs.iter().for_each(|r| counts[r.0 as usize].0 += 1)
             }
             Stmt::StoreRow(.., regs) => regs.iter().for_each(|r| counts[r.0 as usize].1 += 1),
-            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) => {}
+            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) | Stmt::Copy(..) | Stmt::Sync => {}
         }
     }
 }
@@ -142,6 +142,8 @@ fn product(out: &[Stmt], reg: Reg, counts: &[(u32, u32)]) -> Option<(usize, (Reg
             | Stmt::StoreRow(..)
             | Stmt::Fetch(..)
             | Stmt::Prefetch(..)
+            | Stmt::Copy(..)
+            | Stmt::Sync
             | Stmt::Let(..) => {}
             Stmt::For { .. } | Stmt::If { .. } => return None,
         }

@@ -32,6 +32,8 @@ pub fn in_lockstep(var: Var, body: &[Stmt]) -> bool {
         | Stmt::StoreRow(..)
         | Stmt::Fetch(..)
         | Stmt::Prefetch(..)
+        | Stmt::Copy(..)
+        | Stmt::Sync
         | Stmt::Take(..) => false,
     })
 }
@@ -115,7 +117,9 @@ impl Lanes {
                 | Stmt::StoreBits(..)
                 | Stmt::StoreRow(..)
                 | Stmt::Fetch(..)
-                | Stmt::Prefetch(..) => {}
+                | Stmt::Prefetch(..)
+                | Stmt::Copy(..)
+                | Stmt::Sync => {}
             }
         }
     }
@@ -140,7 +144,7 @@ fn exposed(body: &[Stmt], set: &mut BTreeSet<Reg>, reads: &mut BTreeSet<Reg>) {
             Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => set.extend(regs),
             Stmt::StoreRow(.., regs) => regs.iter().for_each(|r| read(r, set, reads)),
             Stmt::For { body, .. } => exposed(body, &mut set.clone(), reads),
-            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) => {}
+            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) | Stmt::Copy(..) | Stmt::Sync => {}
             Stmt::If { then, els, .. } => {
                 let mut other = set.clone();
                 exposed(then, set, reads);

@@ -127,6 +127,8 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, supports: &Supports) -> Vec<Stmt> {
             | Stmt::StoreRow(..)
             | Stmt::Fetch(..)
             | Stmt::Prefetch(..)
+            | Stmt::Copy(..)
+            | Stmt::Sync
             | Stmt::Take(..)) => out.push(stmt),
         }
     }

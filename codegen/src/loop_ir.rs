@@ -12,6 +12,7 @@
 //!         | fetch row = buf[ix..]              loaded as they are, for later
 //!         | [r*] = row
 //!         | prefetch buf[ix]                   brought near, for later
+//!         | copy buf[ix..] = buf[ix..] by n  | sync
 //! rhs   ::= constant | index(ix) | load buf[ix] | op(r*)
 //! ix    ::= integer | v | extent | ix + ix | ix - ix | ix * ix | ix / ix | min(ix, ix)      64 bits
 //! ```
@@ -51,6 +52,8 @@ pub enum LoopKind {
     Lane(u32),
     /// One after another.
     Serial,
+    /// Copies that every item of a block needs alike: an item makes them all, or each thread of its block some.
+    Team,
 }
 
 /// An operation on registers.
@@ -151,6 +154,10 @@ pub enum Stmt {
     Take(Vec<Reg>, Row),
     /// An element of an input that will be loaded soon: to be brought near. No effect but time.
     Prefetch(Buf, Ix),
+    /// Neighbouring elements from one buffer (second) to another (first) of its type, as they are.
+    Copy(Buf, Ix, Buf, Ix, u32),
+    /// What the team copied before is there for all of it after; what it read before is no longer read.
+    Sync,
     /// Registers into neighbouring elements from an index on, each as [`Stmt::Store`] does.
     StoreRow(Buf, Ix, Vec<Reg>),
     /// A choice. Where it differs between lanes, neither branch may hold a shuffle or a loop.
@@ -181,6 +188,8 @@ pub enum Role {
     Workspace(u32),
     /// Memory of one work item at a time; its contents are lost between items.
     Scratch,
+    /// The same, or memory of all the items of a block, which put the same into it.
+    Shared,
 }
 
 /// A buffer of a proc.
@@ -307,6 +316,7 @@ impl Proc {
                         LoopKind::Core => "core".to_owned(),
                         LoopKind::Lane(w) => format!("lane({w})"),
                         LoopKind::Serial => "serial".to_owned(),
+                        LoopKind::Team => "team".to_owned(),
                     };
                     let by = if *step == 1 {
                         String::new()
@@ -374,6 +384,15 @@ impl Proc {
                     self.buffer(*buf).name,
                     self.show(ix)
                 )?,
+                Stmt::Copy(to, at, from, ix, count) => writeln!(
+                    f,
+                    "{pad}copy {}[{}..] = {}[{}..] by {count}",
+                    self.buffer(*to).name,
+                    self.show(at),
+                    self.buffer(*from).name,
+                    self.show(ix)
+                )?,
+                Stmt::Sync => writeln!(f, "{pad}sync")?,
                 Stmt::Prefetch(buf, ix) => writeln!(
                     f,
                     "{pad}prefetch {}[{}]",
@@ -517,6 +536,7 @@ impl fmt::Display for Proc {
                 Role::Output(_) => "output",
                 Role::Workspace(_) => "workspace",
                 Role::Scratch => "scratch",
+                Role::Shared => "shared",
             };
             writeln!(
                 f,

@@ -97,6 +97,7 @@ impl Plan {
             )));
         }
         let structure = Structure::of(rec);
+        let multiples = multiples(rec, structure.lane, extents, target);
         let fixed = fixed_axes(rec, &structure);
         let mut ix: Vec<Ix> = Vec::new();
         let mut extent_names = Vec::new();
@@ -153,11 +154,12 @@ impl Plan {
         };
         for pass in &passes {
             check_pass(pass, options, target)?;
+            check_share(pass, &multiples)?;
         }
         Ok(Plan {
             passes,
             workspaces,
-            multiples: multiples(rec, extents, target),
+            multiples,
             wide: target.gpu.is_some(),
             narrow: target.gpu.is_some() && is_narrow(rec, extents),
             extent_names,
@@ -262,11 +264,18 @@ fn fixed_axes(rec: &Recurrence, structure: &Structure) -> Vec<AxisId> {
     fixed
 }
 
-/// By axis the largest power of two, at most 16, that divides the extent; 1 on a CPU.
-fn multiples(rec: &Recurrence, extents: &Extents, target: &Target) -> Vec<i64> {
+/// By axis the largest power of two, at most 16 (1024 on the lane axis), that divides the extent; 1 on a CPU.
+fn multiples(
+    rec: &Recurrence,
+    lane: Option<AxisId>,
+    extents: &Extents,
+    target: &Target,
+) -> Vec<i64> {
     let of = |i: usize| {
         let extent = extents.get(rec.canonical(AxisId(i as u8)));
-        1 << extent.trailing_zeros().min(4)
+        // Blocks of threads run along the lane axis.
+        let bits = if Some(AxisId(i as u8)) == lane { 10 } else { 4 };
+        1 << extent.trailing_zeros().min(bits)
     };
     let count = rec.axes.len();
     match target.gpu {
@@ -431,6 +440,48 @@ fn check_scanned(pass: &Pass) -> Result<(), Refusal> {
     }
     if s.tile * s.block > 64 || s.lanes > 1 {
         return no("a thread has registers for tile times block of at most 64 steps, and lanes=1");
+    }
+    Ok(())
+}
+
+/// Whether blocks are full and of one row each, so that their threads can share inputs.
+fn check_share(pass: &Pass, multiples: &[i64]) -> Result<(), Refusal> {
+    let s = &pass.schedule;
+    if s.share == 0 {
+        return Ok(());
+    }
+    let no = |why: String| Err(Refusal(format!("share=1 does not fit: {why}; use share=0")));
+    let Some(lane) = pass.structure.lane else {
+        return no(format!("{} has no lane axis", pass.recurrence.name));
+    };
+    let own = i64::from(s.block * (s.threads / s.warp.max(1)));
+    let multiple = |axis: AxisId| multiples.get(axis.0 as usize).copied().unwrap_or(1);
+    if multiple(lane) % own != 0 {
+        let name = pass.recurrence.axis_name(lane);
+        return no(format!(
+            "a block has {own} points of {name}, which is no multiple of that"
+        ));
+    }
+    let time = pass.recurrence.time;
+    let runs = s.order == Order::Scanned && multiple(time) % i64::from(s.tile) != 0;
+    let reverse = pass.recurrence.states.iter().any(|s| s.reverse);
+    if pass.chunk.is_some() || runs || reverse {
+        return no("time is chunked, reversed or no multiple of tile".into());
+    }
+    if !matches!(s.order, Order::Scanned | Order::Registers) {
+        return no(format!("order={} keeps no tile of inputs", s.order));
+    }
+    let bytes: u64 = crate::lower::shared_inputs(pass)
+        .iter()
+        .map(|&input| crate::lower::shared_bytes(pass, input))
+        .sum();
+    if bytes == 0 {
+        return no("no input is the same along the lane axis".into());
+    }
+    if bytes > 48 << 10 {
+        return no(format!(
+            "a tile of the inputs is {bytes} bytes, more than 49152"
+        ));
     }
     Ok(())
 }

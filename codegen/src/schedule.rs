@@ -56,6 +56,9 @@ pub struct Schedule {
     /// Turns that a loop over time looks ahead on a GPU: inputs are brought near, and loaded one turn before they are
     /// used. 0: not at all.
     pub ahead: u32,
+    /// Whether inputs that the items of a block have in common lie in its shared memory on a GPU, a tile of time at once:
+    /// 0 or 1.
+    pub share: u32,
     /// Blocks that a multiprocessor of a GPU is to hold at once, which bounds a thread's registers; 0: as many as fit.
     pub resident: u32,
 }
@@ -109,6 +112,9 @@ impl fmt::Display for Schedule {
         if self.ahead != 0 {
             write!(f, " ahead={}", self.ahead)?;
         }
+        if self.share != 0 {
+            write!(f, " share={}", self.share)?;
+        }
         if self.resident != 0 {
             write!(f, " resident={}", self.resident)?;
         }
@@ -146,6 +152,7 @@ impl FromStr for Schedule {
             warp: 1,
             threads: THREADS,
             ahead: 0,
+            share: 0,
             resident: 0,
         };
         let mut chunk = None;
@@ -174,10 +181,11 @@ impl FromStr for Schedule {
                 "warp" => out.warp = number,
                 "threads" => out.threads = number,
                 "ahead" => out.ahead = number,
+                "share" => out.share = number,
                 "resident" => out.resident = number,
                 _ => {
                     return Err(err(format!(
-                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll, warp, threads, ahead, resident)"
+                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll, warp, threads, ahead, share, resident)"
                     )));
                 }
             }

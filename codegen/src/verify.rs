@@ -170,7 +170,7 @@ impl Verifier<'_> {
                 self.enter(*var)?;
                 match kind {
                     LoopKind::Core => return Err(Fault::InnerCore(self.name(*var))),
-                    LoopKind::Serial => {
+                    LoopKind::Serial | LoopKind::Team => {
                         let mut before = self.set.clone();
                         self.stmts(body)?;
                         // Lane loops take registers away: a turn has only what the turn before left.
@@ -239,6 +239,25 @@ impl Verifier<'_> {
                 self.rows.insert(*row);
                 Ok(())
             }
+            Stmt::Copy(to, at, from, ix, count) => {
+                self.buffer(*to)?;
+                self.buffer(*from)?;
+                self.ix(at)?;
+                self.ix(ix)?;
+                let (to, from) = (self.proc.buffer(*to), self.proc.buffer(*from));
+                let fits = matches!(count, 1 | 2 | 4 | 8)
+                    && *count as usize * to.dtype.bytes() <= 16
+                    && to.dtype == from.dtype
+                    && to.role == Role::Shared;
+                if fits {
+                    return Ok(());
+                }
+                Err(Fault::Row {
+                    buffer: to.name.clone(),
+                    count: *count as usize,
+                })
+            }
+            Stmt::Sync => Ok(()),
             Stmt::Prefetch(buf, ix) => {
                 self.buffer(*buf)?;
                 self.ix(ix)
@@ -596,7 +615,7 @@ fn straight(stmts: &[Stmt]) -> bool {
     stmts.iter().all(|stmt| match stmt {
         Stmt::Set(_, Rhs::Op(op, _)) => !op.is_shuffle(),
         Stmt::If { then, els, .. } => straight(then) && straight(els),
-        Stmt::For { .. } => false,
+        Stmt::For { .. } | Stmt::Sync => false,
         _ => true,
     })
 }

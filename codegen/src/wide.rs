@@ -43,7 +43,9 @@ fn count(body: &[Stmt], assigned: &mut [u32]) {
             | Stmt::StoreBits(..)
             | Stmt::StoreRow(..)
             | Stmt::Fetch(..)
-            | Stmt::Prefetch(..) => {}
+            | Stmt::Prefetch(..)
+            | Stmt::Copy(..)
+            | Stmt::Sync => {}
         }
     }
 }
@@ -89,6 +91,7 @@ impl Widening<'_> {
                 } => {
                     let divides = match kind {
                         LoopKind::Core | LoopKind::Lane(_) => 1,
+                        LoopKind::Team => 1,
                         LoopKind::Serial => gcd(self.divisor(lo), *step),
                     };
                     self.define(*var, divides);
@@ -98,6 +101,10 @@ impl Widening<'_> {
                 Stmt::If { then, els, .. } if !is_plain(then) || !is_plain(els) => {
                     self.merge(&mut run, &mut out);
                     out.push(stmt.map_blocks(|body| self.block(body)));
+                }
+                Stmt::Sync => {
+                    run.push(stmt);
+                    self.merge(&mut run, &mut out);
                 }
                 Stmt::Let(var, ix) => {
                     self.define(*var, self.divisor(ix));
@@ -211,7 +218,8 @@ impl Widening<'_> {
 
     /// Whether nothing writes a buffer while the proc runs.
     fn is_constant(&self, buf: Buf) -> bool {
-        matches!(self.proc.buffer(buf).role, Role::Input(_))
+        // What a block shares is written by loops, which end the run.
+        matches!(self.proc.buffer(buf).role, Role::Input(_) | Role::Shared)
     }
 
     /// Whether two buffers may be the same memory.

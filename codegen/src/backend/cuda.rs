@@ -114,7 +114,7 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
     }
     let index = if proc.narrow { "int" } else { "long long" };
     let mut parameters = Vec::new();
-    let mut scratch = String::new();
+    let (mut scratch, mut shared) = (String::new(), 0);
     for (i, buffer) in proc.buffers.iter().enumerate() {
         let element = element(buffer.dtype);
         match buffer.role {
@@ -125,6 +125,15 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
             Role::Output(_) | Role::Workspace(_) => {
                 parameters.push(format!("{element}* __restrict__ b{i}"));
             }
+            Role::Shared => match &buffer.len {
+                Ix::Const(len) => {
+                    let line = format!("    {element}* b{i} = ({element}*)(shared + {shared});\n");
+                    scratch.push_str(&line);
+                    let bytes = (*len as usize * buffer.dtype.bytes()).next_multiple_of(16);
+                    shared += bytes as u32;
+                }
+                len => return Err(unsupported(format!("shared memory of {}", proc.show(len)))),
+            },
             Role::Scratch => match &buffer.len {
                 Ix::Const(len) => scratch.push_str(&format!("    {element} b{i}[{len}];\n")),
                 len => return Err(unsupported(format!("scratch memory of {}", proc.show(len)))),
@@ -149,6 +158,9 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         let line = format!("    const {index} e{0} = ({index})wide_e{0};\n", axis.0);
         text.push_str(&line);
     }
+    if shared > 0 {
+        text.push_str("    extern __shared__ __align__(16) unsigned char shared[];\n");
+    }
     text.push_str(&scratch);
     let mut emitter = Emitter::new(proc, index, lanes);
     text.push_str(&emitter.registers());
@@ -159,7 +171,7 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         name,
         threads: proc.threads,
         items: proc.threads / lanes,
-        shared: 0,
+        shared,
         extents,
     };
     Ok((text, entry))

@@ -84,6 +84,12 @@ pub(super) enum Code {
         at: Expr,
         reg: usize,
     },
+    Copy {
+        to: usize,
+        at: Expr,
+        from: usize,
+        ix: Expr,
+    },
     If {
         lhs: Expr,
         rhs: Expr,
@@ -235,7 +241,17 @@ impl Compiler<'_> {
                         });
                     }
                 }
-                Stmt::Prefetch(..) => {}
+                Stmt::Prefetch(..) | Stmt::Sync => {}
+                Stmt::Copy(to, at, from, ix, count) => {
+                    for k in 0..i64::from(*count) {
+                        out.push(Code::Copy {
+                            to: to.0 as usize,
+                            at: self.ix(&(at.clone() + Ix::Const(k)))?,
+                            from: from.0 as usize,
+                            ix: self.ix(&(ix.clone() + Ix::Const(k)))?,
+                        });
+                    }
+                }
                 Stmt::StoreRow(buf, ix, regs) => {
                     for (k, &reg) in regs.iter().enumerate() {
                         let at = ix.clone() + Ix::Const(k as i64);
@@ -284,7 +300,9 @@ impl Compiler<'_> {
             | Stmt::StoreRow(..)
             | Stmt::Fetch(..)
             | Stmt::Take(..)
-            | Stmt::Prefetch(..) => Code::If {
+            | Stmt::Prefetch(..)
+            | Stmt::Copy(..)
+            | Stmt::Sync => Code::If {
                 lhs: Expr::Linear(0, vec![]),
                 rhs: Expr::Linear(0, vec![]),
                 then: vec![],
@@ -357,7 +375,7 @@ fn scaled(constant: i64, terms: Vec<(usize, i64)>, k: i64) -> Option<Expr> {
 fn kind_of(kind: LoopKind, var: Var, body: &[Stmt]) -> Kind {
     match kind {
         LoopKind::Core => Kind::Core,
-        LoopKind::Serial => Kind::Serial,
+        LoopKind::Serial | LoopKind::Team => Kind::Serial,
         LoopKind::Lane(_) if in_lockstep(var, body) => Kind::Lockstep,
         LoopKind::Lane(width) => Kind::Lane(
             Lanes::of(var, width, body)

@@ -247,6 +247,12 @@ impl<'a> Machine<'a> {
                 let bits = (self.regs[*reg] as u16).to_le_bytes();
                 self.bytes(*buf)[2 * at..2 * at + 2].copy_from_slice(&bits);
             }
+            Code::Copy { to, at, from, ix } => {
+                let (at, ix) = (self.at(*to, at)?, self.at(*from, ix)?);
+                let dtype = self.proc.buffers[*to].dtype;
+                let value = read(self.bytes(*from), dtype, ix);
+                write(self.bytes(*to), dtype, at, value);
+            }
             Code::If {
                 lhs,
                 rhs,
@@ -306,7 +312,7 @@ impl<'a> Machine<'a> {
     /// Scratch memory is NaN at the start of an item: one that reads what another left is seen.
     fn forget_scratch(&mut self) {
         for (buffer, decl) in self.buffers.iter_mut().zip(&self.proc.buffers) {
-            if let (Some(buffer), Role::Scratch) = (buffer, decl.role) {
+            if let (Some(buffer), Role::Scratch | Role::Shared) = (buffer, decl.role) {
                 buffer.fill(u8::MAX);
             }
         }

@@ -60,6 +60,10 @@ pub(super) struct Builder<'a> {
     pub multiple_of_time: i64,
     /// Among the threads that share an item: which one this is.
     pub warp_var: Option<Var>,
+    /// The inputs that lie in shared memory, a tile of time at once.
+    pub shared_inputs: HashMap<InputId, Buf>,
+    /// The first step of that tile.
+    pub tile_start: Ix,
     /// The axis whose points they share out.
     pub shared: Option<AxisId>,
     pub lanes: u32,
@@ -114,6 +118,8 @@ impl<'a> Builder<'a> {
                 1
             },
             warp_var: None,
+            shared_inputs: HashMap::new(),
+            tile_start: Ix::Const(0),
             shared: None,
             lanes: 1,
             vectors: 1,

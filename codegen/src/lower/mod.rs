@@ -10,6 +10,7 @@ mod loops;
 mod memory;
 mod registers;
 mod scanned;
+mod shared;
 mod stepped;
 mod tiled;
 mod values;
@@ -22,6 +23,7 @@ use crate::plan::{Pass, Plan};
 use crate::schedule::Order;
 use crate::wide::wide;
 use builder::Builder;
+pub(crate) use shared::{shared_bytes, shared_inputs};
 
 /// The plan's loops.
 #[must_use]

@@ -33,17 +33,18 @@ pub(super) fn lower(b: &mut Builder<'_>) {
             });
         }
         let (lo, hi) = b.steps();
-        let unroll = i64::from(pass.schedule.unroll);
-        let whole = lo.clone() + (hi.clone() - lo.clone()) / Ix::Const(unroll) * Ix::Const(unroll);
-        let rest = if unroll > 1 {
-            whole.clone()
+        b.open_shared();
+        if !b.shared_inputs.is_empty() {
+            // Tile by tile, each from what the block copied.
+            let tile = i64::from(pass.schedule.tile);
+            b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), tile, |b, start| {
+                b.fill_shared(&start);
+                let end = (start.clone() + Ix::Const(tile)).min(hi);
+                steps(b, &slots, &held, start, end);
+            });
         } else {
-            lo.clone()
-        };
-        if unroll > 1 {
-            b.each_steps(lo, whole, unroll, |b| step(b, &slots, &held));
+            steps(b, &slots, &held, lo, hi);
         }
-        b.each_step(rest, hi, |b, _| step(b, &slots, &held));
         let mut registers = held.iter().map(|h| h.2);
         for &(slot, _) in &slots {
             let inner = b.state_inner(slot.state);
@@ -56,6 +57,21 @@ pub(super) fn lower(b: &mut Builder<'_>) {
             });
         }
     });
+}
+
+/// The steps from `lo` to `hi`, `unroll` a turn.
+fn steps(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held], lo: Ix, hi: Ix) {
+    let unroll = i64::from(b.pass.schedule.unroll);
+    let whole = lo.clone() + (hi.clone() - lo.clone()) / Ix::Const(unroll) * Ix::Const(unroll);
+    let rest = if unroll > 1 {
+        whole.clone()
+    } else {
+        lo.clone()
+    };
+    if unroll > 1 {
+        b.each_steps(lo, whole, unroll, |b| step(b, slots, held));
+    }
+    b.each_step(rest, hi, |b, _| step(b, slots, held));
 }
 
 /// One step: the states' registers become what they are after it.

@@ -63,6 +63,7 @@ pub(super) fn lower(b: &mut Builder<'_>) {
     let work = select(pass);
     let (run, warp) = (i64::from(pass.schedule.tile), i64::from(pass.schedule.warp));
     open_states(b, &[]);
+    b.open_shared();
     let (lo, hi) = b.steps();
     let whole_runs = b.multiple_of_time % run == 0;
     b.serial(
@@ -72,6 +73,7 @@ pub(super) fn lower(b: &mut Builder<'_>) {
         hi.clone(),
         run * warp,
         |b, start| {
+            b.fill_shared(&start);
             let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
             let first = start.clone() + thread * Ix::Const(run);
             let whole = |first: Ix| Run {

@@ -93,7 +93,8 @@ impl Builder<'_> {
                 at(self.emit(frame, ty, Rhs::Index(position)), frame)
             }
             Node::Input { input, index, part } => {
-                let (buf, ix) = self.input_ix(*input, index, *part, None);
+                let shared = self.shared_ix(*input);
+                let (buf, ix) = shared.unwrap_or_else(|| self.input_ix(*input, index, *part, None));
                 at(self.emit(frame, ty, Rhs::Load(buf, ix)), frame)
             }
             Node::State {

@@ -70,7 +70,12 @@ impl Emitter<'_> {
                 self.lane = None;
                 result
             }
-            Stmt::Prefetch(..) => Ok(()),
+            Stmt::Prefetch(..) | Stmt::Sync => Ok(()),
+            Stmt::Copy(..)
+            | Stmt::For {
+                kind: LoopKind::Team,
+                ..
+            } => self.unsupported("memory of a block"),
             Stmt::Let(var, ix) => {
                 self.define(*var, ix);
                 Ok(())
@@ -275,6 +280,8 @@ fn has_loop(stmt: &Stmt) -> bool {
         | Stmt::StoreRow(..)
         | Stmt::Fetch(..)
         | Stmt::Prefetch(..)
+        | Stmt::Copy(..)
+        | Stmt::Sync
         | Stmt::Take(..) => false,
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Emitter<'a> {
     index: &'static str,
     /// Threads that run an item together.
     lanes: u32,
+    /// Whether the threads of a block share memory.
+    shares: bool,
     /// Whether the threads of a warp stay together from the first statement to the last.
     together: bool,
     /// Registers that an operation gave a value.
@@ -26,11 +28,16 @@ pub(super) struct Emitter<'a> {
 
 impl<'a> Emitter<'a> {
     pub fn new(proc: &'a Proc, index: &'static str, lanes: u32) -> Self {
+        let shares = proc.buffers.iter().any(|b| b.role == Role::Shared);
         Emitter {
             proc,
             index,
             lanes,
-            together: lanes > 1 && lanes < 32 && stays_together(&proc.body, &mut BTreeSet::new()),
+            shares,
+            together: !shares
+                && lanes > 1
+                && lanes < 32
+                && stays_together(&proc.body, &mut BTreeSet::new()),
             computed: BTreeSet::new(),
             rows: 0,
             text: String::new(),
@@ -78,7 +85,9 @@ impl<'a> Emitter<'a> {
                     LoopKind::Core => {
                         let thread = format!("((long long)blockIdx.x * {threads} + threadIdx.x)");
                         self.line(depth, &format!("long long item = {thread} / {lanes};"));
-                        if self.together {
+                        if self.shares {
+                            // Blocks are full: every thread meets the others at each barrier.
+                        } else if self.together {
                             // A thread without an item goes along with the last one and stores nothing.
                             self.line(depth, &format!("const bool live = item < {hi};"));
                             self.line(depth, &format!("if (!live) item = {hi} - 1;"));
@@ -91,8 +100,18 @@ impl<'a> Emitter<'a> {
                     LoopKind::Lane(width) => {
                         let lane = format!("{lo} + (int)(threadIdx.x % {width}u)");
                         self.line(depth, &format!("{{ const {index} {v} = {lane};"));
-                        let width = if self.together { 32 } else { *width };
+                        let width = if self.together || self.shares {
+                            32
+                        } else {
+                            *width
+                        };
                         self.line(depth, &lane_mask(width));
+                    }
+                    LoopKind::Team => {
+                        self.line(depth, "#pragma unroll 4");
+                        let first = format!("{index} {v} = {lo} + ({index})threadIdx.x");
+                        let head = format!("for ({first}; {v} < {hi}; {v} += {threads}) {{");
+                        self.line(depth, &head);
                     }
                     LoopKind::Serial => {
                         self.pins(body, depth);
@@ -141,6 +160,17 @@ impl<'a> Emitter<'a> {
                 let from = format!("*(const {}*)(b{} + {})", row.ty, buf.0, self.ix(ix));
                 self.line(depth, &format!("{} = {from};", row.name));
             }
+            Stmt::Copy(to, at, from, ix, count) => {
+                let dtype = self.proc.buffer(*to).dtype;
+                let row = RowText::fetched(dtype, *count as usize, 0);
+                let (at, ix) = (self.ix(at), self.ix(ix));
+                let text = format!(
+                    "*({0}*)(b{1} + {at}) = *(const {0}*)(b{2} + {ix});",
+                    row.ty, to.0, from.0
+                );
+                self.line(depth, &text);
+            }
+            Stmt::Sync => self.line(depth, "__syncthreads();"),
             Stmt::Prefetch(buf, ix) => {
                 let text = format!("prefetch(b{} + {});", buf.0, self.ix(ix));
                 self.line(depth, &text);
@@ -225,7 +255,12 @@ impl<'a> Emitter<'a> {
             Ix::Add(a, b) => pair(a, "+", b),
             Ix::Sub(a, b) => pair(a, "-", b),
             Ix::Mul(a, b) => pair(a, "*", b),
-            Ix::Div(a, b) => pair(a, "/", b),
+            // Operands are never negative, and unsigned division by a power of two is one shift.
+            Ix::Div(a, b) => {
+                let index = self.index;
+                let (a, b) = (self.ix(a), self.ix(b));
+                format!("({index})((unsigned {index}){a} / (unsigned {index}){b})")
+            }
             Ix::Min(a, b) => format!("min({}, {})", self.ix(a), self.ix(b)),
         }
     }
@@ -359,7 +394,7 @@ fn uses(body: &[Stmt], read: &mut BTreeSet<Reg>, set: &mut BTreeSet<Reg>) {
             Stmt::Store(_, _, reg) | Stmt::StoreBits(_, _, reg) => {
                 read.insert(*reg);
             }
-            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) => {}
+            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) | Stmt::Copy(..) | Stmt::Sync => {}
         }
     }
 }
@@ -410,6 +445,8 @@ fn stays_together(body: &[Stmt], own: &mut BTreeSet<Var>) -> bool {
         | Stmt::StoreRow(..)
         | Stmt::Fetch(..)
         | Stmt::Prefetch(..)
+        | Stmt::Copy(..)
+        | Stmt::Sync
         | Stmt::Take(..) => true,
     })
 }

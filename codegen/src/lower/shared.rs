@@ -1,0 +1,254 @@
+//! Inputs that a block has in common, a tile of time at once in its shared memory.
+//!
+//! In: a pass of `share=1`. Out: which inputs are shared, the copies at a tile's start, and where an element lies then.
+//! An input is shared that does not vary over the lane axis (so all threads of a block read the same) but over time.
+//!
+//! ```text
+//! scanned     [inner points][T/u][threads of an item][u]    u of a thread's T steps are neighbours: no two threads of a
+//!                                                           warp read the same bank
+//! registers   [steps of the tile][inner points]             as in memory
+//! ```
+
+use selscan_dsl::{AxisId, AxisIndex, InputId, Node};
+
+use super::builder::Builder;
+use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, Role, Stmt};
+use crate::plan::Pass;
+use crate::schedule::Order;
+
+/// The inputs that a block has in common.
+pub(crate) fn shared_inputs(pass: &Pass) -> Vec<InputId> {
+    let rec = &pass.recurrence;
+    let live = rec.graph.reachable(&rec.roots());
+    let ids = (0..rec.inputs.len() as u32).map(InputId);
+    ids.filter(|&id| {
+        let decl = &rec.inputs[id.0 as usize];
+        let varies = |axis: AxisId| decl.axes.contains(&axis);
+        let lane = pass.structure.lane.is_some_and(varies);
+        // Read at its own axes alone; the inner ones are fixed.
+        let plain = live.iter().all(|&n| match rec.graph.node(n) {
+            Node::Input { input, index, .. } if *input == id => {
+                let own = decl.axes.iter().zip(index);
+                own.into_iter().all(|(&a, &i)| i == AxisIndex::At(a))
+            }
+            Node::Shift { x, .. } => {
+                !matches!(rec.graph.node(*x), Node::Input { input, .. } if *input == id)
+            }
+            _ => true,
+        });
+        let used = live
+            .iter()
+            .any(|&n| matches!(rec.graph.node(n), Node::Input { input, .. } if *input == id));
+        used && plain && varies(rec.time) && !lane && !decl.complex && fits(pass, id)
+    })
+    .collect()
+}
+
+/// Whether the order of the input's axes suits the loops: threads copy what is contiguous.
+fn fits(pass: &Pass, input: InputId) -> bool {
+    let rec = &pass.recurrence;
+    let axes = &rec.inputs[input.0 as usize].axes;
+    let time = axes.iter().position(|&a| a == rec.time);
+    let inner = axes.iter().rposition(|&a| pass.structure.inner.contains(a));
+    match pass.schedule.order {
+        // Time-major: the inner axes are the last ones.
+        Order::Registers => {
+            let after = time.map(|t| &axes[t + 1..]);
+            inner.is_some()
+                && after.is_some_and(|a| a.iter().all(|&a| pass.structure.inner.contains(a)))
+                && inner > time
+        }
+        _ => true,
+    }
+}
+
+/// The inner axes of an input, in the order of memory.
+fn inner(pass: &Pass, input: InputId) -> Vec<AxisId> {
+    let axes = &pass.recurrence.inputs[input.0 as usize].axes;
+    let inner = pass.structure.inner;
+    axes.iter()
+        .copied()
+        .filter(|&a| inner.contains(a))
+        .collect()
+}
+
+fn known(pass: &Pass, axis: AxisId) -> i64 {
+    match pass.extents[axis.0 as usize] {
+        Ix::Const(n) => n,
+        _ => 1,
+    }
+}
+
+/// Steps of a tile.
+fn steps(pass: &Pass) -> i64 {
+    let s = &pass.schedule;
+    match s.order {
+        Order::Scanned => i64::from(s.tile * s.warp),
+        _ => i64::from(s.tile),
+    }
+}
+
+/// The bytes of an input's tile.
+pub(crate) fn shared_bytes(pass: &Pass, input: InputId) -> u64 {
+    let points: i64 = inner(pass, input).iter().map(|&a| known(pass, a)).product();
+    let (_, dtype) = pass.inputs[input.0 as usize];
+    (points * steps(pass)) as u64 * dtype.bytes() as u64
+}
+
+/// The largest of 8, 4, 2, 1 elements, at most 16 bytes, that divides `n`.
+fn unit(bytes: usize, n: i64) -> i64 {
+    let fits = |u: &i64| n % u == 0 && *u as usize * bytes <= 16;
+    [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+}
+
+/// Elements of a thread's run that are neighbours in shared memory.
+fn run_unit(pass: &Pass, input: InputId) -> i64 {
+    let (_, dtype) = pass.inputs[input.0 as usize];
+    unit(dtype.bytes(), i64::from(pass.schedule.tile))
+}
+
+impl Builder<'_> {
+    /// Gives the shared inputs their memory.
+    pub fn open_shared(&mut self) {
+        if self.pass.schedule.share == 0 {
+            return;
+        }
+        for input in shared_inputs(self.pass) {
+            if self.shared_inputs.contains_key(&input) {
+                continue;
+            }
+            let (_, dtype) = self.pass.inputs[input.0 as usize];
+            let len = shared_bytes(self.pass, input) / dtype.bytes() as u64;
+            self.proc.buffers.push(BufferDecl {
+                name: format!(
+                    "{}_tile",
+                    self.pass.recurrence.inputs[input.0 as usize].name
+                ),
+                role: Role::Shared,
+                dtype,
+                len: Ix::Const(len as i64),
+            });
+            let buf = Buf(self.proc.buffers.len() as u32 - 1);
+            self.shared_inputs.insert(input, buf);
+        }
+    }
+
+    /// Copies the tile that begins at step `start` into shared memory.
+    pub fn fill_shared(&mut self, start: &Ix) {
+        if self.shared_inputs.is_empty() {
+            return;
+        }
+        self.tile_start = start.clone();
+        self.stmt(Stmt::Sync);
+        let mut all: Vec<(InputId, Buf)> =
+            self.shared_inputs.iter().map(|(i, b)| (*i, *b)).collect();
+        all.sort_unstable();
+        for (input, to) in all {
+            self.fill(input, to, start);
+        }
+        self.stmt(Stmt::Sync);
+    }
+
+    fn fill(&mut self, input: InputId, to: Buf, start: &Ix) {
+        let pass = self.pass;
+        let rec = &pass.recurrence;
+        let axes = rec.inputs[input.0 as usize].axes.clone();
+        let (_, dtype) = pass.inputs[input.0 as usize];
+        let inner = inner(pass, input);
+        let points: i64 = inner.iter().map(|&a| known(pass, a)).product();
+        let steps = steps(pass);
+        let all = self.extent(rec.time);
+        let scanned = pass.schedule.order == Order::Scanned;
+        let last = axes.last() == Some(&rec.time);
+        // What one turn copies: neighbours along time, or along the inner axes, or a single element.
+        let (count, along_time) = match (scanned, last) {
+            (true, true) => (run_unit(pass, input), true),
+            (true, false) => (1, true),
+            (false, _) => {
+                let fastest = inner.last().map_or(1, |&a| known(pass, a));
+                (unit(dtype.bytes(), fastest), false)
+            }
+        };
+        let turns = points * steps / count;
+        let var = self.proc.var("i");
+        let turn = Ix::Var(var);
+        let rest = |i: &Ix, n: i64| i.clone() - i.clone() / Ix::Const(n) * Ix::Const(n);
+        // The turn's step within the tile, and its inner point.
+        let (step, point) = if along_time {
+            let units = steps / count;
+            (
+                rest(&turn, units) * Ix::Const(count),
+                turn.clone() / Ix::Const(units),
+            )
+        } else {
+            let units = points / count;
+            (
+                turn.clone() / Ix::Const(units),
+                rest(&turn, units) * Ix::Const(count),
+            )
+        };
+        // Beyond the end of time the last elements are copied once more.
+        let most = all - Ix::Const(if along_time { count } else { 1 });
+        let at = (start.clone() + step.clone()).min(most);
+        // Where the element lies in the input: time and inner axes as the turn says.
+        let mut places = vec![(rec.time, at)];
+        let mut left = point.clone();
+        for &axis in inner.iter().rev() {
+            let n = known(pass, axis);
+            places.push((axis, rest(&left, n)));
+            left = left / Ix::Const(n);
+        }
+        let mut from = Ix::Const(0);
+        for &axis in &axes {
+            let place = places
+                .iter()
+                .find(|(a, _)| *a == axis)
+                .map(|(_, ix)| ix.clone());
+            let place = place.unwrap_or_else(|| self.position(axis));
+            from = from * self.extent(axis) + place;
+        }
+        let into = if scanned {
+            let unit = run_unit(pass, input);
+            let run = i64::from(pass.schedule.tile);
+            let thread = step.clone() / Ix::Const(run);
+            let within = rest(&step, run);
+            let group = point * Ix::Const(run / unit) + within.clone() / Ix::Const(unit);
+            (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
+                + rest(&within, unit)
+        } else {
+            step * Ix::Const(points) + point
+        };
+        let source = self.inputs[input.0 as usize].unwrap_or(Buf(0));
+        self.stmt(Stmt::For {
+            var,
+            kind: LoopKind::Team,
+            lo: Ix::Const(0),
+            hi: Ix::Const(turns),
+            step: 1,
+            body: vec![Stmt::Copy(to, into, source, from, count as u32)],
+        });
+    }
+
+    /// Where the present element of an input lies in shared memory, if it does.
+    pub fn shared_ix(&self, input: InputId) -> Option<(Buf, Ix)> {
+        let &buf = self.shared_inputs.get(&input)?;
+        let pass = self.pass;
+        let time = pass.recurrence.time;
+        let mut point = Ix::Const(0);
+        for axis in inner(pass, input) {
+            point = point * Ix::Const(known(pass, axis)) + self.position(axis);
+        }
+        if pass.schedule.order == Order::Scanned {
+            let (unit, run) = (run_unit(pass, input), i64::from(pass.schedule.tile));
+            let k = self.copy[time.0 as usize];
+            let thread = self.warp_var.map_or(Ix::Const(0), Ix::Var);
+            let group = point * Ix::Const(run / unit) + Ix::Const(k / unit);
+            let ix = (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
+                + Ix::Const(k % unit);
+            return Some((buf, ix));
+        }
+        let points: i64 = inner(pass, input).iter().map(|&a| known(pass, a)).product();
+        let local = self.position(time) - self.tile_start.clone();
+        Some((buf, local * Ix::Const(points) + point))
+    }
+}
