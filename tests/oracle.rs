@@ -2,6 +2,7 @@
 //! eval = interp = JIT under the one tolerance rule |y − y64| ≤ K·ε·m (m from `eval_with_bound`).
 //!
 //! `SELSCAN_ORACLE_CASES=N` runs N random recurrences instead of the default; each is run under several schedules.
+//! Plans for a GPU are interpreted; `SELSCAN_ORACLE_DEVICE=cuda:0` runs them there too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "oracle/generate.rs"]
@@ -11,7 +12,7 @@ mod run;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use selscan_runtime::{Cpu, Feature};
+use selscan_runtime::{Cpu, Device, Feature};
 
 fn cases() -> u32 {
     std::env::var("SELSCAN_ORACLE_CASES")
@@ -36,9 +37,12 @@ fn every_path_computes_the_recurrence() {
         Cpu::with_threads(2).unwrap(),
         Cpu::without(&[Feature::Fma, Feature::Avx]).unwrap(),
     ];
+    let gpu = std::env::var("SELSCAN_ORACLE_DEVICE")
+        .ok()
+        .map(|name| Device::open(&name).unwrap());
     let tape = prop::collection::vec(any::<u8>(), 0..160);
     let result = runner.run(&(tape, any::<u64>()), |(tape, seed)| {
-        run::check(&tape, seed, &cpus, &mut counts.borrow_mut()).map_err(TestCaseError::fail)
+        run::check(&tape, seed, &cpus, gpu.as_ref(), &mut counts.borrow_mut()).map_err(TestCaseError::fail)
     });
     let counts = counts.into_inner();
     println!("oracle: {counts}");
@@ -47,7 +51,7 @@ fn every_path_computes_the_recurrence() {
     }
     // A generator or a plan that refuses everything must not pass for a green oracle.
     assert!(
-        counts.orders.iter().all(|&n| n > 0) && counts.chunked > 0,
+        counts.orders.iter().all(|&n| n > 0) && counts.chunked > 0 && counts.shared > 0,
         "an algorithm was never run: {counts}"
     );
 }

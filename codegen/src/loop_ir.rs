@@ -192,6 +192,14 @@ pub enum Role {
     Shared,
 }
 
+impl Role {
+    /// Whether it is memory of the launch: what is not is the item's own, or its block's.
+    #[must_use]
+    pub fn is_bound(self) -> bool {
+        !matches!(self, Role::Scratch | Role::Shared)
+    }
+}
+
 /// A buffer of a proc.
 #[derive(Clone, PartialEq, Debug)]
 pub struct BufferDecl {

@@ -11,7 +11,7 @@ use selscan_dsl::{
     eval_with_bound, prepare,
 };
 
-use selscan_runtime::{Args, Cpu, Kernel, Tensor};
+use selscan_runtime::{Args, Cpu, Device, Kernel, Tensor};
 
 use crate::generate::{Case, Tape, generate};
 
@@ -23,7 +23,10 @@ const K: f64 = selscan_runtime::TOLERANCE;
 pub struct Counts {
     pub recurrences: usize,
     pub refused: usize,
-    pub orders: [usize; 3],
+    pub orders: [usize; 4],
+    /// GPU plans that threads share: interpreted, by a GPU.
+    pub shared: usize,
+    pub on_gpu: usize,
     pub chunked: usize,
     pub interpreted: usize,
     pub jitted: usize,
@@ -31,11 +34,18 @@ pub struct Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [registers, tiled, stepped] = self.orders;
+        let [tiled, registers, stepped, scanned] = self.orders;
         write!(
             f,
-            "{} recurrences; {} interpreted and {} compiled runs (registers {registers}, tiled {tiled}, stepped {stepped}, chunked {}); {} schedules refused",
-            self.recurrences, self.interpreted, self.jitted, self.chunked, self.refused
+            "{} recurrences; {} interpreted and {} compiled runs (registers {registers}, tiled {tiled}, stepped {stepped}, scanned {scanned}, chunked {}, \
+             shared by threads {}); {} on a GPU; {} schedules refused",
+            self.recurrences,
+            self.interpreted,
+            self.jitted,
+            self.chunked,
+            self.shared,
+            self.on_gpu,
+            self.refused
         )
     }
 }
@@ -176,8 +186,9 @@ fn storage(rec: &Recurrence, case: &Case, extents: &Extents, random: &mut Random
 
 fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule> {
     let mut out = Vec::new();
+    let gpu = target.gpu.is_some();
     for order in Order::ALL {
-        for _ in 0..2 {
+        for _ in 0..if gpu { 3 } else { 2 } {
             let algorithm = if random.below(3) == 2 {
                 Algorithm::Chunked {
                     chunk: random.pick(&[1, 4, 8, 3]),
@@ -190,8 +201,13 @@ fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule>
                 order,
                 lanes: random.pick(&[1, target.lanes(compute)]),
                 block: random.pick(&[1, 2, 3]),
-                tile: random.pick(&[4, 1, 3, 64]),
+                tile: random.pick(if gpu { &[4, 1, 2, 8, 3] } else { &[4, 1, 3, 64] }),
                 unroll: random.pick(&[1, 2, 4, 3]),
+                warp: if gpu { random.pick(&[1, 2, 4, 8, 32]) } else { 1 },
+                threads: random.pick(&[32, 64]),
+                ahead: if gpu { random.pick(&[0, 1, 3]) } else { 0 },
+                share: if gpu { random.pick(&[0, 1]) } else { 0 },
+                resident: 0,
             });
         }
     }
@@ -199,7 +215,13 @@ fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule>
 }
 
 /// Checks the case of a tape; the error says which path was wrong where.
-pub fn check(tape: &[u8], seed: u64, cpus: &[Cpu], counts: &mut Counts) -> Result<(), String> {
+pub fn check(
+    tape: &[u8],
+    seed: u64,
+    cpus: &[Cpu],
+    gpu: Option<&Device>,
+    counts: &mut Counts,
+) -> Result<(), String> {
     let case = generate(&mut Tape::new(tape));
     let rec = Recurrence::parse(&case.text).map_err(|e| format!("{}\n{e}", case.text))?;
     let mut random = Random(seed);
@@ -209,8 +231,12 @@ pub fn check(tape: &[u8], seed: u64, cpus: &[Cpu], counts: &mut Counts) -> Resul
         .map_err(|e| format!("{}\n{:?}\neval: {e}", case.text, case.extents))?;
     counts.recurrences += 1;
     let scans = prepare(&rec, &|name| inputs.has(name), inputs.seq_idx.is_some());
-    let target = Target::generic();
-    for schedule in schedules(&mut random, &target, options.compute) {
+    let targets = [Target::generic(), Target::h200()];
+    let tried = targets.iter().flat_map(|target| {
+        let own = schedules(&mut random, target, options.compute);
+        own.into_iter().map(move |schedule| (target, schedule))
+    });
+    for (target, schedule) in tried.collect::<Vec<_>>() {
         let fail = |path: &str, why: String| {
             Err(format!(
                 "{path} under '{schedule}': {why}\n{}extents {:?}, absent {:?}, packed {}, options {options:?}",
@@ -224,7 +250,7 @@ pub fn check(tape: &[u8], seed: u64, cpus: &[Cpu], counts: &mut Counts) -> Resul
                     scan,
                     &extents_of(&rec, &extents, scan),
                     &stage_options(scan, &options),
-                    &target,
+                    target,
                     &schedule,
                 )
             })
@@ -243,6 +269,20 @@ pub fn check(tape: &[u8], seed: u64, cpus: &[Cpu], counts: &mut Counts) -> Resul
         let verdict = found.and_then(|found| compare(&rec, &options, &wanted, &bound, &found));
         if let Err(why) = verdict {
             return fail("interp", why);
+        }
+        if target.gpu.is_some() {
+            counts.shared += usize::from(schedule.warp > 1 || schedule.share > 0);
+            if let Some(gpu) = gpu {
+                counts.on_gpu += 1;
+                let kernel = gpu.kernel(rec.clone()).with_schedule(schedule);
+                let found = launch(&kernel, &rec, &extents, &options, &inputs);
+                let verdict =
+                    found.and_then(|found| compare(&rec, &options, &wanted, &bound, &found));
+                if let Err(why) = verdict {
+                    return fail("GPU", why);
+                }
+            }
+            continue;
         }
         counts.jitted += 1;
         let kernel = cpus[random.below(cpus.len())]

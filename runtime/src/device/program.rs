@@ -267,7 +267,7 @@ impl<'a> Launch<'a> {
         let mut pointers = Vec::with_capacity(proc.buffers.len());
         let mut touched = 0usize;
         for buffer in &proc.buffers {
-            if buffer.role == Role::Scratch {
+            if !buffer.role.is_bound() {
                 pointers.push(std::ptr::null_mut());
                 continue;
             }

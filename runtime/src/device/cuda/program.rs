@@ -352,19 +352,22 @@ fn prepare<'p>(
     extents: &[i64],
 ) -> Result<Launch<'p>, Error> {
     let mut parameters = Vec::with_capacity(proc.buffers.len() + entry.extents.len());
-    for buffer in proc.buffers.iter().filter(|b| b.role != Role::Scratch) {
+    for buffer in proc.buffers.iter().filter(|b| b.role.is_bound()) {
         let len = size(&buffer.len, extents, &|| format!("`{}`", buffer.name))?;
         let found = match buffer.role {
             Role::Workspace(number) => workspaces
                 .get(number as usize)
                 .filter(|(_, dtype, has)| *dtype == buffer.dtype && *has >= len)
                 .map(|(ptr, ..)| *ptr),
-            Role::Input(_) | Role::Initial(_) | Role::Last(_) | Role::Output(_) | Role::Scratch => {
-                bindings
-                    .get(buffer.role)
-                    .filter(|b| b.dtype == buffer.dtype && b.len == len && b.place != Place::Host)
-                    .map(|b| b.ptr.addr() as u64)
-            }
+            Role::Input(_)
+            | Role::Initial(_)
+            | Role::Last(_)
+            | Role::Output(_)
+            | Role::Scratch
+            | Role::Shared => bindings
+                .get(buffer.role)
+                .filter(|b| b.dtype == buffer.dtype && b.len == len && b.place != Place::Host)
+                .map(|b| b.ptr.addr() as u64),
         };
         parameters.push(found.ok_or_else(|| Error::Unbound {
             proc: proc.name.clone(),
