@@ -42,7 +42,8 @@ fn every_path_computes_the_recurrence() {
         .map(|name| Device::open(&name).unwrap());
     let tape = prop::collection::vec(any::<u8>(), 0..160);
     let result = runner.run(&(tape, any::<u64>()), |(tape, seed)| {
-        run::check(&tape, seed, &cpus, gpu.as_ref(), &mut counts.borrow_mut()).map_err(TestCaseError::fail)
+        run::check(&tape, seed, &cpus, gpu.as_ref(), &mut counts.borrow_mut())
+            .map_err(TestCaseError::fail)
     });
     let counts = counts.into_inner();
     println!("oracle: {counts}");

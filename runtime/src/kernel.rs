@@ -17,7 +17,7 @@ use selscan_dsl::{AxisId, Extents, Recurrence};
 use crate::args::Args;
 use crate::cache::lock;
 use crate::call::Call;
-use crate::device::{Code, Cpu, Cuda, Device};
+use crate::device::{Code, Cpu, Cuda, Device, DeviceName};
 use crate::error::Error;
 use crate::place::{self, Staging};
 use crate::run::{no_steps, run};
@@ -30,6 +30,7 @@ const MOST_SHAPES: usize = 1024;
 /// A recurrence on a device. Cheap to clone; clones share compiled code.
 #[derive(Clone)]
 pub struct Kernel {
+    device: Device,
     shared: Arc<Shared>,
     forced: Option<Vec<Schedule>>,
 }
@@ -38,7 +39,6 @@ pub struct Kernel {
 type Memo<K, V> = Mutex<HashMap<K, Arc<V>>>;
 
 struct Shared {
-    device: Device,
     recurrence: Recurrence,
     /// By what is given and whether sequences are packed.
     prepared: Memo<(Vec<bool>, bool), Prepared>,
@@ -108,8 +108,8 @@ impl Device {
     #[must_use]
     pub fn kernel(&self, recurrence: Recurrence) -> Kernel {
         Kernel {
+            device: self.clone(),
             shared: Arc::new(Shared {
-                device: self.clone(),
                 recurrence,
                 prepared: Mutex::default(),
                 compiled: Mutex::default(),
@@ -129,7 +129,26 @@ impl Kernel {
     /// The device.
     #[must_use]
     pub fn device(&self) -> &Device {
-        &self.shared.device
+        &self.device
+    }
+
+    /// The same kernel, with the code that it has, on another stream of its GPU ([`Cuda::on_stream`]).
+    ///
+    /// # Errors
+    /// [`Error::Placement`] if it is on another device, or on a handle of its own of the same GPU: code belongs to one.
+    pub fn on(&self, cuda: &Cuda) -> Result<Kernel, Error> {
+        match &self.device {
+            Device::Cuda(own) if own.is_same_gpu(cuda) => Ok(Kernel {
+                device: Device::Cuda(cuda.clone()),
+                ..self.clone()
+            }),
+            own => Err(Error::Placement {
+                kernel: self.recurrence().name.clone(),
+                device: own.name().to_string(),
+                odd: format!("the stream is of another handle, of {}", DeviceName::Cuda(cuda.ordinal())),
+                remedy: "make the stream's handle with `on_stream` of the kernel's, or a kernel on that handle".to_owned(),
+            }),
+        }
     }
 
     /// The same kernel with a schedule for every stage, in place of a tuned or the default one.
@@ -142,6 +161,7 @@ impl Kernel {
     #[must_use]
     pub fn with_schedules(&self, schedules: &[Schedule]) -> Kernel {
         Kernel {
+            device: self.device.clone(),
             shared: self.shared.clone(),
             forced: (!schedules.is_empty()).then(|| schedules.to_vec()),
         }

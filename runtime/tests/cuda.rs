@@ -326,6 +326,22 @@ fn a_stream_of_the_callers() {
         resident.launch(&kernel).unwrap();
         right(&kernel, &args, &resident.results().unwrap());
     }
+    // The same kernel on one stream after the other; a handle of its own is another matter.
+    let kernel = cuda.kernel(recurrence(DECAY));
+    // SAFETY: as above.
+    let (same, other) = unsafe {
+        (
+            cuda.on_stream(cuda.stream_ptr()),
+            Cuda::with_stream(0, 0).unwrap(),
+        )
+    };
+    right(
+        &kernel,
+        &args,
+        &kernel.on(&same).unwrap().run(&args).unwrap(),
+    );
+    let error = kernel.on(&other).unwrap_err().to_string();
+    assert!(error.contains("the stream is of another handle"), "{error}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Instant;
 use selscan_codegen::Dtype;
 use selscan_dsl::{Outputs, Recurrence, eval_with_bound};
 use selscan_models::{CATALOGUE, Model};
-use selscan_runtime::{Device, Error, Kernel, OwnedArgs, OwnedResults, Resident, Schedule};
+use selscan_runtime::{Device, Error, Kernel, OwnedArgs, OwnedResults, Resident, Schedule, nvrtc};
 use serde_json::json;
 
 use super::args::SelftestArgs;
@@ -59,6 +59,10 @@ pub fn selftest(args: &SelftestArgs, quiet: bool) -> Result<Report, Failure> {
         )));
     }
     let device = job::device(args.device)?;
+    if device.cuda().is_some() {
+        // Once, and not for every kernel.
+        nvrtc::version()?;
+    }
     let test = Test {
         device: &device,
         quick: args.quick,

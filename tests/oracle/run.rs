@@ -201,9 +201,17 @@ fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule>
                 order,
                 lanes: random.pick(&[1, target.lanes(compute)]),
                 block: random.pick(&[1, 2, 3]),
-                tile: random.pick(if gpu { &[4, 1, 2, 8, 3] } else { &[4, 1, 3, 64] }),
+                tile: random.pick(if gpu {
+                    &[4, 1, 2, 8, 3]
+                } else {
+                    &[4, 1, 3, 64]
+                }),
                 unroll: random.pick(&[1, 2, 4, 3]),
-                warp: if gpu { random.pick(&[1, 2, 4, 8, 32]) } else { 1 },
+                warp: if gpu {
+                    random.pick(&[1, 2, 4, 8, 32])
+                } else {
+                    1
+                },
                 threads: random.pick(&[32, 64]),
                 ahead: if gpu { random.pick(&[0, 1, 3]) } else { 0 },
                 share: if gpu { random.pick(&[0, 1]) } else { 0 },

@@ -1,7 +1,7 @@
 //! A GPU: its context, a stream of work on it, and the code that was compiled for it.
 //!
 //! In: an ordinal, perhaps the caller's stream. Out: [`Cuda`], which compiles programs ([`Cuda::compile`]), owns tensors
-//! ([`DeviceTensor`]) and queues launches. Nothing needs a toolkit: the driver and NVRTC are found when they are needed.
+//! ([`crate::DeviceTensor`]) and queues launches. Nothing needs a toolkit: the driver and NVRTC are found when they are needed.
 //!
 //! ```text
 //! driver   the driver's calls as Results      library  NVRTC, found at run time
@@ -38,6 +38,11 @@ use super::Code;
 use crate::cache::{CodeCache, lock};
 use crate::error::Error;
 use crate::store::Store;
+
+/// What to do where a launch needs what an earlier one would have made.
+const WARM: &str = "launch once with the same arguments before capturing";
+/// What to do where memory of the host is involved.
+const APART: &str = "do it before or after, and launch over tensors on the GPU";
 
 /// The oldest compute capability that kernels are made for: Turing.
 const OLDEST: u32 = 75;
@@ -307,6 +312,10 @@ impl Cuda {
         unsafe { cu!(cuStreamSynchronize(self.stream())) }
     }
 
+    /// Whether both are streams of one handle, and share compiled code.
+    pub(crate) fn is_same_gpu(&self, other: &Cuda) -> bool {
+        Arc::ptr_eq(&self.gpu, &other.gpu)
+    }
     /// The GPU of an ordinal, if it runs kernels and NVRTC is there to compile them.
     pub(super) fn usable(ordinal: u32) -> Result<Cuda, Error> {
         let cuda = Cuda::new(ordinal)?;
@@ -334,13 +343,17 @@ impl Cuda {
             .is_some_and(|r| r.thread != thread::current().id())
     }
     /// Refuses what can't be recorded in a graph.
-    pub(super) fn not_while_capturing(&self, what: &str) -> Result<(), Error> {
+    pub(super) fn not_while_capturing(
+        &self,
+        what: &str,
+        remedy: &'static str,
+    ) -> Result<(), Error> {
         if !self.queue.is_capturing()? {
             return Ok(());
         }
         Err(Error::Capturing {
             what: what.to_owned(),
-            remedy: "launch once with the same arguments before capturing",
+            remedy,
         })
     }
 }

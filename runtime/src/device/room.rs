@@ -75,6 +75,7 @@ impl Room<'_> {
                 let cuda = room.cuda;
                 cuda.not_while_capturing(
                     "sequence boundaries, which are in the host's memory, were passed",
+                    "launch packed sequences without a graph",
                 )?;
                 let made = self.unwritten(dtype, shape)?;
                 if let Temporary::Cuda { ptr, .. } = made {

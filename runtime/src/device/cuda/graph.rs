@@ -117,7 +117,7 @@ impl Cuda {
     /// What `launches` gives; [`Error::Capturing`]; [`Error::Cuda`], on the default stream, for example, which can't be
     /// recorded.
     pub fn capture(&self, launches: impl FnOnce() -> Result<(), Error>) -> Result<Graph, Error> {
-        self.not_while_capturing("another one was begun")?;
+        self.not_while_capturing("another one was begun", "end that one first")?;
         let held = Arc::new(Held::default());
         lock(&self.gpu.graphs).push(Arc::downgrade(&held));
         let entered = self.enter()?;

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use selscan_codegen::Dtype;
 
 use super::driver::{cu, failed_with};
-use super::{Cuda, Gpu};
+use super::{APART, Cuda, Gpu};
 use crate::device::memory::{Span, SpanMut};
 use crate::error::Error;
 
@@ -102,7 +102,7 @@ impl Cuda {
         if bytes == 0 {
             return Ok(());
         }
-        self.not_while_capturing("a copy from the host's memory was asked for")?;
+        self.not_while_capturing("a copy from the host's memory was asked for", APART)?;
         let _entered = self.enter()?;
         // SAFETY: both have that many bytes, by the span's borrow and the callers' promise for `to`.
         unsafe {
@@ -121,7 +121,7 @@ impl Cuda {
         if bytes == 0 {
             return Ok(());
         }
-        self.not_while_capturing("a copy to the host's memory was asked for")?;
+        self.not_while_capturing("a copy to the host's memory was asked for", APART)?;
         let _entered = self.enter()?;
         // SAFETY: both have that many bytes, by the span's borrow and the callers' promise for `from`.
         unsafe {

@@ -46,6 +46,14 @@ pub fn available() -> bool {
     library::nvrtc().is_ok()
 }
 
+/// NVRTC's version.
+///
+/// # Errors
+/// [`Error::NoNvrtc`] if it is not found, with where it was looked for.
+pub fn version() -> Result<(u32, u32), Error> {
+    Ok(library::nvrtc()?.version)
+}
+
 /// The options that a text is compiled with, for a compute capability (90 for sm_90).
 pub(crate) fn options(capability: u32) -> [String; 4] {
     [

@@ -7,8 +7,8 @@
 
 use std::sync::MutexGuard;
 
-use super::Cuda;
 use super::memory::DeviceMemory;
+use super::{Cuda, WARM};
 use crate::error::Error;
 
 /// Where pieces start.
@@ -76,9 +76,10 @@ impl Room<'_> {
 
     /// One more block, of at least `bytes`.
     fn grow(&mut self, bytes: usize) -> Result<(), Error> {
-        self.cuda.not_while_capturing(&format!(
-            "{bytes} more bytes of the stream's memory were needed"
-        ))?;
+        self.cuda.not_while_capturing(
+            &format!("{bytes} more bytes of the stream's memory were needed"),
+            WARM,
+        )?;
         // Powers of two: a series of growing launches takes at most four times what the largest needs.
         let round = bytes
             .max(LEAST)

@@ -17,7 +17,7 @@ use super::code::{self, Cubin};
 use super::driver::{about, cu, failed_with};
 use super::nvrtc::Resources;
 use super::pool::Room;
-use super::{Cuda, Gpu, Queue};
+use super::{Cuda, Gpu, Queue, WARM};
 use crate::cache::lock;
 use crate::device::bindings::Bindings;
 use crate::device::cpu::contained;
@@ -105,7 +105,7 @@ impl Cuda {
         };
         // What other threads record does not meet what this one loads.
         if !self.recorded_by_another() {
-            self.not_while_capturing("a kernel had to be compiled")?;
+            self.not_while_capturing("a kernel had to be compiled", WARM)?;
         }
         contained(panicked, || compile(&self.gpu, program))
     }
@@ -136,8 +136,10 @@ fn compile(gpu: &Arc<Gpu>, program: &Program) -> Result<CudaProgram, Error> {
             program.procs.len()
         )));
     }
+    let emitted = started.elapsed();
     let folder = gpu.store.folder();
     let mut cubin = code::obtain(folder, &source.text, gpu.capability)?;
+    let obtained = started.elapsed();
     let module = match load(gpu, &cubin) {
         // A file that is whole may still hold what this driver does not take.
         Err(why) if cubin.read => {
@@ -154,6 +156,13 @@ fn compile(gpu: &Arc<Gpu>, program: &Program) -> Result<CudaProgram, Error> {
         .iter()
         .map(|entry| function(&module, entry).map_err(about(&entry.name)))
         .collect::<Result<_, _>>()?;
+    tracing::debug!(
+        "{}: emitted in {emitted:?}, {} in {:?}, loaded in {:?}",
+        name(program),
+        if cubin.read { "read" } else { "compiled" },
+        obtained.saturating_sub(emitted),
+        started.elapsed().saturating_sub(obtained),
+    );
     // In the order of the procs.
     let resources = |entry: &Entry| {
         let found = cubin

@@ -3,8 +3,8 @@
 //! In: a [`Call`] whose tensors all lie in the host's memory. Out: the same results in the same tensors, once the GPU is
 //! done. Convenient, and slow beside tensors that stay on the GPU: the bus is some fifty times slower than its memory.
 
-use super::Cuda;
 use super::memory::DeviceMemory;
+use super::{APART, Cuda};
 use crate::buffer::{TensorMut, TensorRef};
 use crate::call::{Call, StateArgs};
 use crate::device::memory::{Span, SpanMut};
@@ -92,7 +92,10 @@ impl Cuda {
         call: Call<'a>,
         run: impl FnOnce(Call<'a>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.not_while_capturing("a launch over tensors in the host's memory was asked for")?;
+        self.not_while_capturing(
+            "a launch over tensors in the host's memory was asked for",
+            APART,
+        )?;
         // Freed when this returns; nothing that `run` is given outlives it.
         let memory = DeviceMemory::new(&self.gpu, bytes(&call))?;
         let mut lift = Lift {

@@ -24,7 +24,7 @@ pub struct DeviceTensor {
 
 impl DeviceTensor {
     fn new(cuda: &Cuda, dtype: Dtype, shape: &[usize]) -> Result<DeviceTensor, Error> {
-        cuda.not_while_capturing("a tensor was made")?;
+        cuda.not_while_capturing("a tensor was made", "make it before")?;
         let bytes = elements(dtype, shape)? * dtype.bytes();
         Ok(DeviceTensor {
             cuda: cuda.clone(),
