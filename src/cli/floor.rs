@@ -37,12 +37,14 @@ impl Floor {
             Ty::F64 => 0.0,
             _ => specials(job)?,
         };
-        Ok(Some(Floor {
+        let floor = Floor {
             bytes,
             bandwidth: gpu.bandwidth as f64,
             specials,
             rate: SPECIAL * f64::from(gpu.multiprocessors) * f64::from(gpu.clock_khz) * 1e3,
-        }))
+        };
+        // Some virtual GPUs do not tell their clocks.
+        Ok(Some(floor).filter(|f| f.bandwidth > 0.0 && f.rate > 0.0))
     }
 
     /// The least seconds by its bytes.
