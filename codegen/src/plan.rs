@@ -154,7 +154,7 @@ impl Plan {
         };
         for pass in &passes {
             check_pass(pass, options, target)?;
-            check_share(pass, &multiples)?;
+            check_share(pass, options, target, &multiples)?;
         }
         Ok(Plan {
             passes,
@@ -445,7 +445,13 @@ fn check_scanned(pass: &Pass) -> Result<(), Refusal> {
 }
 
 /// Whether blocks are full and of one row each, so that their threads can share inputs.
-fn check_share(pass: &Pass, multiples: &[i64]) -> Result<(), Refusal> {
+fn check_share(
+    pass: &Pass,
+    options: &Options,
+    target: &Target,
+    multiples: &[i64],
+) -> Result<(), Refusal> {
+    let compute = options.compute_dtype();
     let s = &pass.schedule;
     if s.share == 0 {
         return Ok(());
@@ -473,14 +479,18 @@ fn check_share(pass: &Pass, multiples: &[i64]) -> Result<(), Refusal> {
     }
     let bytes: u64 = crate::lower::shared_inputs(pass)
         .iter()
-        .map(|&input| crate::lower::shared_bytes(pass, input))
+        .map(|&input| crate::lower::shared_bytes(pass, input, compute))
         .sum();
     if bytes == 0 {
         return no("no input is the same along the lane axis".into());
     }
-    if bytes > 48 << 10 {
+    let most = target
+        .gpu
+        .as_ref()
+        .map_or(0, |g| u64::from(g.shared_per_block));
+    if bytes > most || s.share > 2 {
         return no(format!(
-            "a tile of the inputs is {bytes} bytes, more than 49152"
+            "a tile of the inputs is {bytes} bytes, of at most {most}"
         ));
     }
     Ok(())

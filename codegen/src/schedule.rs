@@ -57,7 +57,7 @@ pub struct Schedule {
     /// used. 0: not at all.
     pub ahead: u32,
     /// Whether inputs that the items of a block have in common lie in its shared memory on a GPU, a tile of time at once:
-    /// 0 or 1.
+    /// 0 no, 1 as they are, 2 converted to the type of arithmetic.
     pub share: u32,
     /// Blocks that a multiprocessor of a GPU is to hold at once, which bounds a thread's registers; 0: as many as fit.
     pub resident: u32,

@@ -12,7 +12,8 @@
 use selscan_dsl::{AxisId, AxisIndex, InputId, Node};
 
 use super::builder::Builder;
-use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, Role, Stmt};
+use crate::dtype::{Dtype, Ty};
+use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, Reg, Rhs, Role, Stmt};
 use crate::plan::Pass;
 use crate::schedule::Order;
 
@@ -88,11 +89,26 @@ fn steps(pass: &Pass) -> i64 {
     }
 }
 
-/// The bytes of an input's tile.
-pub(crate) fn shared_bytes(pass: &Pass, input: InputId) -> u64 {
-    let points: i64 = inner(pass, input).iter().map(|&a| known(pass, a)).product();
+/// Elements of an input's tile.
+fn elements(pass: &Pass, input: InputId) -> u64 {
+    let inner = inner(pass, input);
+    let points: i64 = inner.iter().map(|&a| known(pass, a)).product();
+    (points * steps(pass)) as u64
+}
+
+/// The type of an input's tile: as in memory, or converted once for all threads.
+fn stored(pass: &Pass, input: InputId, compute: Dtype) -> Dtype {
     let (_, dtype) = pass.inputs[input.0 as usize];
-    (points * steps(pass)) as u64 * dtype.bytes() as u64
+    if pass.schedule.share == 1 {
+        dtype
+    } else {
+        compute
+    }
+}
+
+/// The bytes of an input's tile.
+pub(crate) fn shared_bytes(pass: &Pass, input: InputId, compute: Dtype) -> u64 {
+    elements(pass, input) * stored(pass, input, compute).bytes() as u64
 }
 
 /// The largest of 8, 4, 2, 1 elements, at most 16 bytes, that divides `n`.
@@ -101,10 +117,9 @@ fn unit(bytes: usize, n: i64) -> i64 {
     [8, 4, 2].into_iter().find(fits).unwrap_or(1)
 }
 
-/// Elements of a thread's run that are neighbours in shared memory.
-fn run_unit(pass: &Pass, input: InputId) -> i64 {
-    let (_, dtype) = pass.inputs[input.0 as usize];
-    unit(dtype.bytes(), i64::from(pass.schedule.tile))
+/// i modulo n.
+fn rest(i: &Ix, n: i64) -> Ix {
+    i.clone() - i.clone() / Ix::Const(n) * Ix::Const(n)
 }
 
 impl Builder<'_> {
@@ -117,8 +132,8 @@ impl Builder<'_> {
             if self.shared_inputs.contains_key(&input) {
                 continue;
             }
-            let (_, dtype) = self.pass.inputs[input.0 as usize];
-            let len = shared_bytes(self.pass, input) / dtype.bytes() as u64;
+            let dtype = stored(self.pass, input, self.compute_dtype());
+            let len = elements(self.pass, input);
             self.proc.buffers.push(BufferDecl {
                 name: format!(
                     "{}_tile",
@@ -149,6 +164,36 @@ impl Builder<'_> {
         self.stmt(Stmt::Sync);
     }
 
+    fn compute_dtype(&self) -> Dtype {
+        if self.ty == Ty::F64 {
+            Dtype::F64
+        } else {
+            Dtype::F32
+        }
+    }
+
+    /// Elements of a thread's run that are neighbours in shared memory.
+    fn run_unit(&self, input: InputId) -> i64 {
+        let dtype = stored(self.pass, input, self.compute_dtype());
+        unit(dtype.bytes(), i64::from(self.pass.schedule.tile))
+    }
+
+    /// Where an element of a tile lies in shared memory: its step in the tile, its inner point.
+    fn place_in_tile(&self, input: InputId, step: &Ix, point: &Ix) -> Ix {
+        let pass = self.pass;
+        if pass.schedule.order == Order::Scanned {
+            let (unit, run) = (self.run_unit(input), i64::from(pass.schedule.tile));
+            let thread = step.clone() / Ix::Const(run);
+            let within = rest(step, run);
+            let group = point.clone() * Ix::Const(run / unit) + within.clone() / Ix::Const(unit);
+            return (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
+                + rest(&within, unit);
+        }
+        let inner = inner(pass, input);
+        let points: i64 = inner.iter().map(|&a| known(pass, a)).product();
+        step.clone() * Ix::Const(points) + point.clone()
+    }
+
     fn fill(&mut self, input: InputId, to: Buf, start: &Ix) {
         let pass = self.pass;
         let rec = &pass.recurrence;
@@ -162,7 +207,7 @@ impl Builder<'_> {
         let last = axes.last() == Some(&rec.time);
         // What one turn copies: neighbours along time, or along the inner axes, or a single element.
         let (count, along_time) = match (scanned, last) {
-            (true, true) => (run_unit(pass, input), true),
+            (true, true) => (unit(dtype.bytes(), i64::from(pass.schedule.tile)), true),
             (true, false) => (1, true),
             (false, _) => {
                 let fastest = inner.last().map_or(1, |&a| known(pass, a));
@@ -172,7 +217,6 @@ impl Builder<'_> {
         let turns = points * steps / count;
         let var = self.proc.var("i");
         let turn = Ix::Var(var);
-        let rest = |i: &Ix, n: i64| i.clone() - i.clone() / Ix::Const(n) * Ix::Const(n);
         // The turn's step within the tile, and its inner point.
         let (step, point) = if along_time {
             let units = steps / count;
@@ -207,25 +251,46 @@ impl Builder<'_> {
             let place = place.unwrap_or_else(|| self.position(axis));
             from = from * self.extent(axis) + place;
         }
-        let into = if scanned {
-            let unit = run_unit(pass, input);
-            let run = i64::from(pass.schedule.tile);
-            let thread = step.clone() / Ix::Const(run);
-            let within = rest(&step, run);
-            let group = point * Ix::Const(run / unit) + within.clone() / Ix::Const(unit);
-            (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
-                + rest(&within, unit)
-        } else {
-            step * Ix::Const(points) + point
-        };
         let source = self.inputs[input.0 as usize].unwrap_or(Buf(0));
+        let wide = unit(self.proc.buffer(to).dtype.bytes(), count);
+        let place = |k: i64| {
+            let k = Ix::Const(k);
+            if along_time {
+                self.place_in_tile(input, &(step.clone() + k), &point)
+            } else {
+                self.place_in_tile(input, &step, &(point.clone() + k))
+            }
+        };
+        let places: Vec<Ix> = (0..count / wide).map(|j| place(j * wide)).collect();
+        let body = if self.proc.buffer(to).dtype == dtype {
+            vec![Stmt::Copy(
+                to,
+                places[0].clone(),
+                source,
+                from,
+                count as u32,
+            )]
+        } else {
+            let regs: Vec<Reg> = (0..count).map(|_| self.proc.reg(self.ty)).collect();
+            let mut body = vec![match regs[..] {
+                [one] => Stmt::Set(one, Rhs::Load(source, from)),
+                _ => Stmt::LoadRow(regs.clone(), source, from),
+            }];
+            for (regs, at) in regs.chunks(wide as usize).zip(places) {
+                body.push(match regs {
+                    [one] => Stmt::Store(to, at, *one),
+                    _ => Stmt::StoreRow(to, at, regs.to_vec()),
+                });
+            }
+            body
+        };
         self.stmt(Stmt::For {
             var,
             kind: LoopKind::Team,
             lo: Ix::Const(0),
             hi: Ix::Const(turns),
             step: 1,
-            body: vec![Stmt::Copy(to, into, source, from, count as u32)],
+            body,
         });
     }
 
@@ -239,7 +304,7 @@ impl Builder<'_> {
             point = point * Ix::Const(known(pass, axis)) + self.position(axis);
         }
         if pass.schedule.order == Order::Scanned {
-            let (unit, run) = (run_unit(pass, input), i64::from(pass.schedule.tile));
+            let (unit, run) = (self.run_unit(input), i64::from(pass.schedule.tile));
             let k = self.copy[time.0 as usize];
             let thread = self.warp_var.map_or(Ix::Const(0), Ix::Var);
             let group = point * Ix::Const(run / unit) + Ix::Const(k / unit);
