@@ -108,7 +108,11 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         backend: "CUDA",
     };
     let lanes = lanes(&proc.body).unwrap_or(1);
-    if !lanes.is_power_of_two() || lanes > 32 || proc.threads % 32 != 0 || proc.threads > 1024 {
+    if !lanes.is_power_of_two()
+        || lanes > 32
+        || !proc.threads.is_multiple_of(32)
+        || proc.threads > 1024
+    {
         let what = format!("{lanes} lanes in blocks of {} threads", proc.threads);
         return Err(unsupported(what));
     }

@@ -8,6 +8,7 @@ mod builder;
 mod items;
 mod loops;
 mod memory;
+mod number;
 mod registers;
 mod scanned;
 mod shared;

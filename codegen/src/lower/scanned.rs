@@ -23,18 +23,12 @@ use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, Pair, Part, Parts, ReduceOp
 
 use super::builder::{Builder, Slot};
 use super::items::{What, Work, select};
+use super::number::{Num, assign, chosen, math, mul, power, shuffled, step, value, variable};
 use super::stepped::{close_states, open_states};
 use super::values::{reduce_identity, reduce_op};
 use crate::dtype::Ty;
 use crate::loop_ir::{Ix, LoopOp, Reg, Rhs, Stmt};
 use crate::structure::Level;
-
-/// A number: its real part, and the imaginary one where it is complex.
-#[derive(Clone, Copy)]
-struct Num {
-    re: Reg,
-    im: Option<Reg>,
-}
 
 /// A reduction over the states: node, operation, operand, and its register by step and vector.
 struct Sum {
@@ -342,102 +336,12 @@ fn read_as(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], when: When, h: Num) {
     }
 }
 
-fn value(b: &mut Builder<'_>, parts: Parts) -> Num {
-    Num {
-        re: b.value(parts.re),
-        im: parts.im.map(|im| b.value(im)),
-    }
-}
-
 /// The number, or `idle` beyond the end of time.
 fn masked(b: &mut Builder<'_>, run: &Run, k: i64, x: Num, idle: f64) -> Num {
     match run.within.get(k as usize) {
         Some(&within) => chosen(b, within, x, idle),
         None => x,
     }
-}
-
-/// The number where a condition holds, else `idle`.
-fn chosen(b: &mut Builder<'_>, condition: Reg, x: Num, idle: f64) -> Num {
-    let mut select = |x: Reg, idle: f64| {
-        let idle = b.set(b.ty(), Rhs::Const(idle));
-        math(b, Op::Select, &[condition, x, idle])
-    };
-    Num {
-        re: select(x.re, idle),
-        im: x.im.map(|im| select(im, 0.0)),
-    }
-}
-
-fn math(b: &mut Builder<'_>, op: Op, args: &[Reg]) -> Reg {
-    let ty = args.last().map_or(b.ty(), |&a| b.proc.ty(a));
-    b.set(ty, Rhs::Op(LoopOp::Math(op), args.to_vec()))
-}
-
-fn mul(b: &mut Builder<'_>, x: Num, y: Num) -> Num {
-    let mut product = |p: Reg, q: Reg| math(b, Op::Mul, &[p, q]);
-    match (x.im, y.im) {
-        (None, None) => Num {
-            re: product(x.re, y.re),
-            im: None,
-        },
-        (Some(im), None) => Num {
-            re: product(x.re, y.re),
-            im: Some(product(im, y.re)),
-        },
-        (None, Some(im)) => Num {
-            re: product(x.re, y.re),
-            im: Some(product(x.re, im)),
-        },
-        (Some(p), Some(q)) => {
-            let (rr, ii) = (product(x.re, y.re), product(p, q));
-            let (ri, ir) = (product(x.re, q), product(p, y.re));
-            Num {
-                re: math(b, Op::Sub, &[rr, ii]),
-                im: Some(math(b, Op::Add, &[ri, ir])),
-            }
-        }
-    }
-}
-
-fn add(b: &mut Builder<'_>, x: Num, y: Num) -> Num {
-    let im = match (x.im, y.im) {
-        (Some(p), Some(q)) => Some(math(b, Op::Add, &[p, q])),
-        (p, q) => p.or(q),
-    };
-    Num {
-        re: math(b, Op::Add, &[x.re, y.re]),
-        im,
-    }
-}
-
-/// a h + c; c alone where a sequence starts.
-fn step(b: &mut Builder<'_>, a: Num, h: Num, c: Num, resets: bool) -> Num {
-    let kept = mul(b, a, h);
-    let next = add(b, kept, c);
-    if !resets {
-        return next;
-    }
-    let zero = b.set(b.ty(), Rhs::Const(0.0));
-    let mut is_zero = math_bool(b, a.re, zero);
-    if let Some(im) = a.im {
-        // Both are 0 where |re| + |im| is.
-        let (re, im) = (math(b, Op::Abs, &[a.re]), math(b, Op::Abs, &[im]));
-        let size = math(b, Op::Add, &[re, im]);
-        is_zero = math_bool(b, size, zero);
-    }
-    let mut select = |c: Reg, next: Reg| math(b, Op::Select, &[is_zero, c, next]);
-    Num {
-        re: select(c.re, next.re),
-        im: match (c.im, next.im) {
-            (Some(c), Some(next)) => Some(select(c, next)),
-            (_, next) => next,
-        },
-    }
-}
-
-fn math_bool(b: &mut Builder<'_>, x: Reg, zero: Reg) -> Reg {
-    b.set(Ty::Bool, Rhs::Op(LoopOp::Math(Op::Eq), vec![x, zero]))
 }
 
 /// The product of the run's a.
@@ -456,20 +360,6 @@ fn decay(b: &mut Builder<'_>, run: &Run, a: Parts, terms: &[(Num, Num)]) -> Num 
     }
     let rest = &terms[1..];
     rest.iter().fold(first, |product, t| mul(b, product, t.0))
-}
-
-/// xⁿ for n > 0, by squaring.
-fn power(b: &mut Builder<'_>, x: Num, n: usize) -> Num {
-    if n == 1 {
-        return x;
-    }
-    let half = power(b, x, n / 2);
-    let square = mul(b, half, half);
-    if n % 2 == 1 {
-        mul(b, square, x)
-    } else {
-        square
-    }
 }
 
 /// The product of a = 2^(α s) over the run as 2^(α Σ s), where α is the same at every step and s at every inner point.
@@ -600,29 +490,4 @@ fn scan(
     b.choice(thread, Ix::Const(1), |b| assign(b, start, before), |_| {});
     let last = shuffled(b, LoopOp::Broadcast(warp - 1), end);
     (start, Some(last))
-}
-
-/// Registers of its own with the value of `x`, complex where `like` is.
-fn variable(b: &mut Builder<'_>, x: Num, like: Num) -> Num {
-    let re = b.copied(x.re);
-    let im = like.im.map(|_| match x.im {
-        Some(im) => b.copied(im),
-        None => b.set(b.ty(), Rhs::Const(0.0)),
-    });
-    Num { re, im }
-}
-
-fn assign(b: &mut Builder<'_>, to: Num, from: Num) {
-    b.assign(to.re, from.re);
-    if let (Some(to), Some(from)) = (to.im, from.im) {
-        b.assign(to, from);
-    }
-}
-
-fn shuffled(b: &mut Builder<'_>, op: LoopOp, x: Num) -> Num {
-    let mut part = |x: Reg| b.set(b.ty(), Rhs::Op(op, vec![x]));
-    Num {
-        re: part(x.re),
-        im: x.im.map(&mut part),
-    }
 }

@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::loop_ir::BufferDecl;
+use crate::loop_ir::LoopOp;
 use crate::sample::{self, extent, for_, input, output};
+use selscan_dsl::Op;
 
 /// A proc over L items with an f32 input and output, a bf16 output, and f32, f64, i32 and bool registers.
 struct Parts {

@@ -1,0 +1,167 @@
+//! What is worth trying on a GPU. In: a scan, extents, a [`Gpu`]. Out: schedules, the most promising first; a plan says
+//! which of them fit.
+//!
+//! Two things decide. Threads: a multiprocessor wants 16 warps or so, and where channels are too few for that, threads
+//! share an item, either the steps of a tile (order=scanned) or whole chunks (two passes over the data). Layout: where
+//! time is innermost in memory a thread's steps are neighbours, which suits scanned; where channels are, neighbouring
+//! threads read neighbours, which suits order=registers.
+
+use selscan_dsl::Extents;
+use selscan_dsl::scan::Scan;
+
+use crate::schedule::{Algorithm, Order, Schedule, THREADS};
+use crate::structure::Structure;
+use crate::target::Gpu;
+
+/// Warps of a multiprocessor that hide the latency of one another.
+const WARPS: usize = 16;
+
+/// Schedules worth trying.
+pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedule> {
+    let rec = &scan.recurrence;
+    let structure = Structure::of(rec);
+    let steps = extents.get(rec.time);
+    let points = structure
+        .parallel
+        .iter()
+        .map(|&a| extents.get(a))
+        .fold(1, usize::saturating_mul);
+    let wanted = 32 * WARPS * gpu.multiprocessors as usize;
+    let streams = rec.inputs.iter().filter(|i| {
+        i.axes.contains(&rec.time) && structure.lane.is_some_and(|a| i.axes.contains(&a))
+    });
+    let time_last = streams.clone().all(|i| i.axes.last() == Some(&rec.time));
+    let base = Schedule {
+        algorithm: Algorithm::Sequential,
+        order: Order::Registers,
+        lanes: 1,
+        block: 1,
+        tile: 32,
+        unroll: 1,
+        warp: 1,
+        threads: THREADS,
+        ahead: 1,
+        share: 0,
+        resident: 0,
+    };
+    let scanned = scanned(&base, steps, points, wanted);
+    let apart = apart(&base, steps, points, wanted);
+    let mut out = Vec::new();
+    let few = points < wanted / 2;
+    if steps > 1 && scan.is_diagonal() && time_last {
+        out.extend(scanned);
+        out.extend(apart);
+    } else if steps > 1 && scan.is_diagonal() && few {
+        out.extend(chunked(&base, steps, points, wanted));
+        out.extend(apart);
+        out.extend(scanned);
+    } else {
+        out.extend(apart);
+        if scan.is_diagonal() {
+            out.extend(chunked(&base, steps, points, wanted));
+        }
+    }
+    // What runs any recurrence.
+    for order in [Order::Tiled, Order::Stepped] {
+        for unroll in [1, 4] {
+            out.push(Schedule {
+                order,
+                tile: 16,
+                unroll,
+                ahead: 0,
+                ..base
+            });
+        }
+    }
+    out
+}
+
+/// Runs of steps scanned across the threads of a warp: as few threads as are enough, for each level of the scan costs.
+fn scanned(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<Schedule> {
+    let mut warps = vec![1, 2, 4, 8, 16, 32];
+    warps.sort_by_key(|&w: &u32| {
+        let enough = points.saturating_mul(w as usize) >= wanted;
+        if enough { (0, w) } else { (1, 32 - w) }
+    });
+    warps.truncate(3);
+    let mut out = Vec::new();
+    for warp in warps {
+        // Where one row keeps few warps busy, larger blocks load what they share less often.
+        let threads: &[u32] = if warp == 32 { &[256, 128] } else { &[128, 256] };
+        for &tile in if steps < 16 { &[8, 16][..] } else { &[16, 8] } {
+            for share in if warp == 32 { [1, 2, 0] } else { [2, 1, 0] } {
+                for &threads in threads {
+                    for (block, unroll) in [(1, 1), (1, 2), (2, 1)] {
+                        out.push(Schedule {
+                            order: Order::Scanned,
+                            block,
+                            tile,
+                            unroll,
+                            warp,
+                            threads,
+                            share,
+                            ..*base
+                        });
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+/// A thread (or a few that share the states) for each channel.
+fn apart(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<Schedule> {
+    let mut out = Vec::new();
+    // Two channels a thread share what they have in common, where there are channels enough.
+    let wide: &[(u32, u32)] = if points >= wanted {
+        &[(2, 2), (2, 1), (1, 4), (1, 2), (1, 1)]
+    } else {
+        &[(1, 4), (1, 2), (1, 8), (1, 1), (2, 2)]
+    };
+    let warps: &[u32] = if steps > 1 { &[1] } else { &[4, 8, 1, 2, 16] };
+    for &warp in warps {
+        for &(block, unroll) in wide {
+            for (share, threads) in [(2, 256), (2, 128), (0, 128)] {
+                // A step has nothing to share, nor to look ahead to.
+                if steps == 1 && (share > 0 || unroll > 1) {
+                    continue;
+                }
+                out.push(Schedule {
+                    block,
+                    unroll,
+                    warp,
+                    threads,
+                    share,
+                    ahead: u32::from(steps > 1),
+                    ..*base
+                });
+            }
+        }
+    }
+    // Many states need several threads, or memory.
+    for warp in [2, 4, 8, 16, 32] {
+        out.push(Schedule { warp, ..*base });
+    }
+    out
+}
+
+/// Time in as many chunks as keep the GPU busy.
+fn chunked(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<Schedule> {
+    if steps < 64 {
+        return Vec::new();
+    }
+    let chunks = (wanted / points.max(1)).clamp(1, steps / 32);
+    let chunk = 1 << (steps / chunks).max(32).ilog2();
+    let mut out = Vec::new();
+    for chunk in [chunk, chunk * 2, (chunk / 2).max(16)] {
+        for unroll in [4, 1, 2] {
+            out.push(Schedule {
+                algorithm: Algorithm::Chunked { chunk },
+                unroll,
+                ..*base
+            });
+        }
+    }
+    out
+}

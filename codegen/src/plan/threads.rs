@@ -1,0 +1,156 @@
+//! What threads may share on a GPU: steps, states, inputs. In: a pass with its schedule. Out: nothing, or why not.
+
+use selscan_dsl::{AxisId, AxisIndex, Node};
+
+use super::{Pass, Refusal, known};
+use crate::options::Options;
+use crate::schedule::Order;
+use crate::structure::{Level, reads_own_point};
+use crate::target::Target;
+
+/// Whether runs of steps can be scanned across threads.
+pub(super) fn check_scanned(pass: &Pass) -> Result<(), Refusal> {
+    let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
+    let no = |why: &str| {
+        Err(Refusal(format!(
+            "order=scanned does not fit {}: {why}; use another order",
+            rec.name
+        )))
+    };
+    if let Some(why) = &structure.untileable {
+        return no(why);
+    }
+    if pass.pairs.is_none() {
+        return no("a state is not affine and diagonal by itself, or time is chunked");
+    }
+    let apart = rec.outputs.iter().find(|o| {
+        let inner = o.axes.iter().any(|&a| structure.inner.contains(a));
+        inner && structure.level(o.value) != Level::State
+    });
+    if let Some(output) = apart {
+        return no(&format!(
+            "output {} has inner axes but reads no state",
+            output.name
+        ));
+    }
+    if structure.state_inner.iter().count() > 1 {
+        return no("its states have more than one inner axis");
+    }
+    if s.tile * s.block > 64 || s.lanes > 1 {
+        return no("a thread has registers for tile times block of at most 64 steps, and lanes=1");
+    }
+    Ok(())
+}
+
+/// Whether blocks are full and of one row each, so that their threads can share inputs.
+pub(super) fn check_share(
+    pass: &Pass,
+    options: &Options,
+    target: &Target,
+    multiples: &[i64],
+) -> Result<(), Refusal> {
+    let compute = options.compute_dtype();
+    let s = &pass.schedule;
+    if s.share == 0 {
+        return Ok(());
+    }
+    let no = |why: String| Err(Refusal(format!("share=1 does not fit: {why}; use share=0")));
+    let Some(lane) = pass.structure.lane else {
+        return no(format!("{} has no lane axis", pass.recurrence.name));
+    };
+    let own = i64::from(s.block * (s.threads / s.warp.max(1)));
+    let multiple = |axis: AxisId| multiples.get(axis.0 as usize).copied().unwrap_or(1);
+    if multiple(lane) % own != 0 {
+        let name = pass.recurrence.axis_name(lane);
+        return no(format!(
+            "a block has {own} points of {name}, which is no multiple of that"
+        ));
+    }
+    let time = pass.recurrence.time;
+    let runs = s.order == Order::Scanned && multiple(time) % i64::from(s.tile) != 0;
+    let reverse = pass.recurrence.states.iter().any(|s| s.reverse);
+    if pass.chunk.is_some() || runs || reverse {
+        return no("time is chunked, reversed or no multiple of tile".into());
+    }
+    if !matches!(s.order, Order::Scanned | Order::Registers) {
+        return no(format!("order={} keeps no tile of inputs", s.order));
+    }
+    let bytes: u64 = crate::lower::shared_inputs(pass)
+        .iter()
+        .map(|&input| crate::lower::shared_bytes(pass, input, compute))
+        .sum();
+    if bytes == 0 {
+        return no("no input is the same along the lane axis".into());
+    }
+    let most = target
+        .gpu
+        .as_ref()
+        .map_or(0, |g| u64::from(g.shared_per_block));
+    if bytes > most || s.share > 2 {
+        return no(format!(
+            "a tile of the inputs is {bytes} bytes, of at most {most}"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether threads can share an item as the schedule says.
+pub(super) fn check_threads(pass: &Pass, target: &Target) -> Result<(), Refusal> {
+    let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
+    if target.gpu.is_none() {
+        if s.warp == 1 && s.order != Order::Scanned {
+            return Ok(());
+        }
+        return Err(Refusal(format!(
+            "warp={} order={} is for GPUs; {} is none",
+            s.warp, s.order, target.name
+        )));
+    }
+    if !s.warp.is_power_of_two() || s.warp > 32 || !s.threads.is_multiple_of(32) || s.threads > 1024
+    {
+        return Err(Refusal(
+            "out of range: warp is 1, 2, 4, 8, 16 or 32, threads a multiple of 32 up to 1024"
+                .into(),
+        ));
+    }
+    if s.warp == 1 || s.order == Order::Scanned {
+        return Ok(());
+    }
+    let no = |why: String| {
+        Err(Refusal(format!(
+            "{} threads cannot share the states of {}: {why}; use warp=1",
+            s.warp, rec.name
+        )))
+    };
+    let axes: Vec<AxisId> = structure.state_inner.iter().collect();
+    let [axis] = axes[..] else {
+        return no(format!("they have {} inner axes, not 1", axes.len()));
+    };
+    if s.order != Order::Registers {
+        return no(format!("order={} keeps them in memory", s.order));
+    }
+    if !known(pass, axis).is_multiple_of(u64::from(s.warp)) {
+        return no(format!("{} is no multiple of it", rec.axis_name(axis)));
+    }
+    for id in rec.graph.reachable(&rec.roots()) {
+        let node = rec.graph.node(id);
+        let crosses = match node {
+            Node::Shift { axis: shifted, .. } => *shifted == axis,
+            Node::Input { index, .. } | Node::State { index, .. } => {
+                index.iter().any(|i| match i {
+                    AxisIndex::At(_) => false,
+                    AxisIndex::Group { of, .. } => *of == axis,
+                })
+            }
+            _ => false,
+        };
+        if crosses || !reads_own_point(rec, node) {
+            return no(format!("points of {} meet", rec.axis_name(axis)));
+        }
+    }
+    let whole = |axes: &[AxisId]| axes.contains(&axis);
+    if !rec.states.iter().all(|s| whole(&s.axes)) {
+        return no(format!("not every state has {}", rec.axis_name(axis)));
+    }
+    Ok(())
+}
