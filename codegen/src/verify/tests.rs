@@ -170,17 +170,18 @@ fn what_is_the_same_in_every_lane_does_not_depend_on_it() {
     );
     faulty!(
         Fault::LaneDependent {
-            what: "a condition",
+            what: "a condition over shuffles or loops",
             ..
         },
         |p| {
+            let t = p.proc.var("t");
             let (lhs, rhs) = (p.lane.into(), Ix::Const(2));
             vec![lanes(
                 p.lane,
                 vec![Stmt::If {
                     lhs,
                     rhs,
-                    then: vec![],
+                    then: vec![for_(t, LoopKind::Serial, 0, 2, vec![])],
                     els: vec![],
                 }],
             )]
@@ -457,4 +458,32 @@ fn a_fault_names_its_proc() {
         text,
         "proc sample is malformed: r0 may be read before it is assigned"
     );
+}
+
+#[test]
+fn operands_come_from_lanes_that_are_there() {
+    let shuffle = |k| op(Reg(1), LoopOp::ShuffleUp(k), &[Reg(0)]);
+    let zero = || Stmt::Set(Reg(0), Rhs::Const(0.0));
+    faulty!(Fault::NoLane(_), |_| vec![zero(), shuffle(1)]);
+    faulty!(Fault::NoLane(_), |p| vec![lanes(
+        p.lane,
+        vec![zero(), shuffle(64)]
+    )]);
+}
+
+#[test]
+fn a_row_is_fetched_before_it_is_taken_and_as_wide_as_an_access() {
+    faulty!(Fault::NotFetched(0), |p| {
+        p.proc.rows = vec![(Dtype::F32, 2)];
+        vec![Stmt::Take(vec![Reg(0), Reg(0)], Row(0))]
+    });
+    faulty!(Fault::Undeclared { what: "row", .. }, |_| vec![Stmt::Take(
+        vec![],
+        Row(3)
+    )]);
+    faulty!(Fault::Row { count: 3, .. }, |_| vec![Stmt::LoadRow(
+        vec![Reg(0); 3],
+        Buf(0),
+        Ix::Const(0)
+    )]);
 }
