@@ -176,6 +176,12 @@ pub enum Error {
         odd: String,
         remedy: String,
     },
+    /// A copy from one GPU to another.
+    #[error(
+        "the tensor is on cuda:{other}, but what it is copied into is on cuda:{own}; copy it to the host first \
+         (`DeviceTensor::to_tensor`)"
+    )]
+    Elsewhere { own: u32, other: u32 },
     /// A tensor on a GPU that does not start at a multiple of 16 bytes.
     #[error(
         "the {what} `{name}` starts at {address:#x}, which is no multiple of 16 bytes, but kernels on a GPU move 16 bytes at \

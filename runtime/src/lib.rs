@@ -34,6 +34,7 @@ mod resident;
 mod run;
 mod spec;
 mod store;
+mod tolerance;
 mod tuner;
 
 pub use args::Args;
@@ -50,4 +51,5 @@ pub use resident::Resident;
 pub use selscan_codegen::{Dtype, Schedule, Target};
 pub use spec::Spec;
 pub use store::{FOLDER_VARIABLE, Key, Record, Store};
-pub use tuner::{Progress, TOLERANCE, Trial, Tuned, Tuner};
+pub use tolerance::TOLERANCE;
+pub use tuner::{Progress, Trial, Tuned, Tuner};

@@ -143,6 +143,9 @@ fn tensors_go_up_and_down_and_are_filled() {
             );
             tensor.copy_from(&host).unwrap();
             assert_eq!(tensor.to_tensor().unwrap().to_f64(), host.to_f64());
+            tensor.poison().unwrap();
+            tensor.copy_from_device(&copy).unwrap();
+            assert_eq!(tensor.to_tensor().unwrap().to_f64(), host.to_f64());
         }
     }
     let zeros = DeviceTensor::zeros(&cuda, Dtype::F64, &[1000]).unwrap();
@@ -150,6 +153,7 @@ fn tensors_go_up_and_down_and_are_filled() {
     let mut one = DeviceTensor::from_slice(&cuda, &[1f32], &[1]).unwrap();
     assert!(one.copy_from(&wave(Dtype::F32, &[2])).is_err());
     assert!(one.copy_from(&wave(Dtype::F64, &[1])).is_err());
+    assert!(one.copy_from_device(&zeros).is_err());
     let error = DeviceTensor::zeros(&cuda, Dtype::F32, &[1 << 45]).unwrap_err();
     let text = error.to_string();
     assert!(

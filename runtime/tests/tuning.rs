@@ -5,6 +5,7 @@ mod common;
 
 use std::cell::Cell;
 use std::path::Path;
+use std::time::Duration;
 
 use common::{BOTH_WAYS, MAMBA, Random, check, inputs, recurrence};
 use selscan_dsl::Extents;
@@ -28,6 +29,7 @@ fn used(kernel: &Kernel, spec: &Spec, extents: &Extents) -> Vec<Schedule> {
 
 const ONCE: Tuner<'_> = Tuner {
     repeats: 1,
+    budget: None,
     progress: None,
 };
 
@@ -48,6 +50,7 @@ fn the_winner_is_used_and_remembered() {
         let tuner = Tuner {
             repeats: 1,
             progress: Some(&progress),
+            ..Tuner::default()
         };
         let tuned = tuner.tune(&first, &args).unwrap();
         assert!(tuned.stored);
@@ -96,6 +99,24 @@ fn damaged_files_are_tuned_again() {
     let tuned = ONCE.tune(&last, &args).unwrap();
     let later = kernel(folder.path(), BOTH_WAYS);
     assert_eq!(used(&later, &spec, &extents), tuned.schedules);
+}
+
+#[test]
+fn without_time_the_default_is_what_is_tried() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = kernel(folder.path(), BOTH_WAYS);
+    let extents = [("B", 1), ("L", 9), ("D", 5)];
+    let inputs = inputs(kernel.recurrence(), &extents, &mut Random(10));
+    let args = OwnedArgs::from_inputs(&inputs, Dtype::F32).unwrap();
+    let (spec, extents) = kernel.resolve(&args).unwrap();
+    let default = used(&kernel, &spec, &extents);
+    let hasty = Tuner {
+        budget: Some(Duration::ZERO),
+        ..ONCE
+    };
+    let tuned = hasty.tune(&kernel, &args).unwrap();
+    assert_eq!(tuned.schedules, default);
+    assert_eq!(tuned.table.len(), default.len());
 }
 
 /// Where nothing can be stored, the process that tuned still uses what it found.

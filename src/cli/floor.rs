@@ -1,15 +1,13 @@
 //! What a GPU allows at best: the time that its memory takes to move a run's tensors once, and its exponential unit to
 //! compute the run's exponentials and their like.
 //!
-//! In: a job, bytes. Out: [`Floor`]. No schedule can be faster by its memory; one that computes some exponentials in the
+//! In: a kernel, what it is called with, bytes. Out: [`Floor`]. No schedule can be faster by its memory; one that computes some exponentials in the
 //! multiplication units may be by the other.
 
 use selscan_codegen::Ty;
-use selscan_dsl::{Node, NodeId, Op, Recurrence};
+use selscan_dsl::{Extents, Node, NodeId, Op, Recurrence};
+use selscan_runtime::{Error, Kernel, Spec};
 use serde_json::{Value, json};
-
-use super::failure::Failure;
-use super::job::Job;
 
 /// Results a clock of a multiprocessor's unit for exponentials, logarithms and roots, in f32.
 const SPECIAL: f64 = 16.0;
@@ -28,14 +26,19 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// That of a job that moves `bytes`, on a GPU.
-    pub fn of(job: &Job, bytes: f64) -> Result<Option<Floor>, Failure> {
-        let Some(gpu) = &job.kernel.device().target().gpu else {
+    /// That of a call that moves `bytes`, on a GPU.
+    pub fn of(
+        kernel: &Kernel,
+        spec: &Spec,
+        extents: &Extents,
+        bytes: f64,
+    ) -> Result<Option<Floor>, Error> {
+        let Some(gpu) = &kernel.device().target().gpu else {
             return Ok(None);
         };
-        let specials = match job.spec.compute() {
+        let specials = match spec.compute() {
             Ty::F64 => 0.0,
-            _ => specials(job)?,
+            _ => specials(kernel, spec, extents)?,
         };
         let floor = Floor {
             bytes,
@@ -82,13 +85,13 @@ impl Floor {
 }
 
 /// How many results of the special unit a run needs.
-fn specials(job: &Job) -> Result<f64, Failure> {
+fn specials(kernel: &Kernel, spec: &Spec, extents: &Extents) -> Result<f64, Error> {
     let mut sum = 0.0;
-    for scan in job.kernel.scans(&job.spec)? {
+    for scan in kernel.scans(spec)? {
         let r = &scan.recurrence;
         for id in r.graph.reachable(&r.roots()) {
             if let Node::Op(op, _) = r.graph.node(id) {
-                sum += of_op(*op) * points(job, r, id);
+                sum += of_op(*op) * points(extents, r, id);
             }
         }
     }
@@ -96,12 +99,12 @@ fn specials(job: &Job) -> Result<f64, Failure> {
 }
 
 /// At how many points a value is computed.
-fn points(job: &Job, r: &Recurrence, id: NodeId) -> f64 {
+fn points(extents: &Extents, r: &Recurrence, id: NodeId) -> f64 {
     let mut axes = r.graph.axes(id);
     if r.graph.varies_in_time(id) {
         axes = axes.with(r.time);
     }
-    axes.iter().map(|a| job.extents.get(a) as f64).product()
+    axes.iter().map(|a| extents.get(a) as f64).product()
 }
 
 /// Results of the special unit in one operation.

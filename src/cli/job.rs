@@ -10,6 +10,7 @@ use selscan_runtime::{
 
 use super::args::{DeviceArgs, KernelArgs};
 use super::failure::Failure;
+use super::floor::Floor;
 use super::source::Source;
 use super::{data, files};
 
@@ -221,6 +222,11 @@ impl Job {
             .flat_map(|tensors| tensors.values())
             .map(size)
             .sum()
+    }
+
+    /// What its GPU allows at best, if it runs on one, when it moves `bytes`.
+    pub fn floor(&self, bytes: f64) -> Result<Option<Floor>, Failure> {
+        Ok(Floor::of(&self.kernel, &self.spec, &self.extents, bytes)?)
     }
 
     /// The type of the first output.

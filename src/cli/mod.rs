@@ -19,6 +19,7 @@ mod selftest;
 mod source;
 mod stages;
 mod sweep;
+mod table;
 mod trials;
 mod tune;
 

@@ -346,7 +346,7 @@ fn speeds_on_gpu(job: &Job, out: &mut Story) -> Result<(), Failure> {
     let base = in_turns(BUDGET / 2, &mut [&mut by_cpu])?[0];
     let mut resident = Resident::past_cache(&job.kernel, &job.args)?;
     let seconds = resident.seconds(&job.kernel, REPEATS, f64::INFINITY)?;
-    let floor = Floor::of(job, bytes)?;
+    let floor = job.floor(bytes)?;
     let threads = cpu.device().cpu().map_or(1, Cpu::threads);
     let row = |what: String, seconds: f64, floor: Option<Floor>| {
         let share = floor.map(|f| format!("{} ({})", percent(f.seconds() / seconds), f.what()));

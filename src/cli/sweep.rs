@@ -139,7 +139,7 @@ fn on_gpu(
         let bytes = job.bytes(&job.kernel.results(&job.args)?);
         let mut resident = Resident::past_cache(&job.kernel, &job.args)?;
         let seconds = resident.seconds(&job.kernel, REPEATS, f64::INFINITY)?;
-        let floor = Floor::of(&job, bytes)?;
+        let floor = job.floor(bytes)?;
         let per_point = seconds / job.points().max(1.0);
         let schedules: Vec<String> = job.schedules()?.iter().map(ToString::to_string).collect();
         let share = floor.map(|f| f.seconds() / seconds);

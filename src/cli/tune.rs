@@ -34,7 +34,7 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
     };
     let tuned = tuner.tune(&job.kernel, &job.args)?;
     bar.finish_and_clear();
-    let floor = Floor::of(&job, job.bytes(&job.kernel.results(&job.args)?))?;
+    let floor = job.floor(job.bytes(&job.kernel.results(&job.args)?))?;
     let share = |seconds: f64| floor.map(|f| f.seconds() / seconds);
 
     let stages = tuned.schedules.len();

@@ -100,24 +100,44 @@ impl DeviceTensor {
     /// # Errors
     /// [`Error::Length`], [`Error::Dtype`] if it is of another one.
     pub fn copy_from(&mut self, tensor: &Tensor) -> Result<(), Error> {
-        if tensor.dtype() != self.dtype {
+        self.same(tensor.dtype(), tensor.shape())?;
+        self.cuda.upload(&tensor.view().span(), self.memory.ptr())?;
+        self.cuda.synchronize()
+    }
+
+    /// Its elements become those of another one on the same GPU, of the same shape and type. Queued: nobody waits.
+    ///
+    /// # Errors
+    /// As [`DeviceTensor::copy_from`]; [`Error::Elsewhere`] if it is on another GPU.
+    pub fn copy_from_device(&mut self, tensor: &DeviceTensor) -> Result<(), Error> {
+        self.same(tensor.dtype, &tensor.shape)?;
+        let (own, other) = (self.cuda.ordinal(), tensor.cuda.ordinal());
+        if own != other {
+            return Err(Error::Elsewhere { own, other });
+        }
+        self.cuda
+            .copy(tensor.memory.ptr(), self.memory.ptr(), self.memory.bytes())
+    }
+
+    /// Whether it is of that type and shape.
+    fn same(&self, dtype: Dtype, shape: &[usize]) -> Result<(), Error> {
+        if dtype != self.dtype {
             return Err(Error::Dtype {
                 what: "tensor",
                 name: "copied".to_owned(),
                 wanted: self.dtype,
-                found: tensor.dtype(),
+                found: dtype,
                 why: "the tensor on the GPU is".to_owned(),
             });
         }
-        if tensor.shape() != self.shape {
+        if shape != self.shape {
             return Err(Error::Length {
                 shape: self.shape.clone(),
                 wanted: self.len(),
-                found: tensor.len(),
+                found: shape.iter().product(),
             });
         }
-        self.cuda.upload(&tensor.view().span(), self.memory.ptr())?;
-        self.cuda.synchronize()
+        Ok(())
     }
 
     /// Every element set to `value`, rounded to its type.

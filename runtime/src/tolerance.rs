@@ -1,0 +1,100 @@
+//! The one tolerance: |y − y64| ≤ K·eps·m, m the running error bound of the f64 meaning y64, eps that of the type.
+//!
+//! In: results, the meaning and its bound ([`selscan_dsl::eval_with_bound`]). Out: what is wrong with them, if anything.
+
+use selscan_codegen::Dtype;
+use selscan_dsl::{Array, Outputs, Recurrence};
+
+use crate::buffer::Tensor;
+use crate::owned::OwnedResults;
+
+/// K of the one tolerance.
+pub const TOLERANCE: f64 = 32.0;
+
+impl OwnedResults {
+    /// Whether these are the numbers of the f64 meaning, of which and its bound `meaning` consists, for arithmetic in
+    /// `compute`: every output, and the last states that are here.
+    ///
+    /// # Errors
+    /// The first number that is wrong, in words.
+    pub fn check(
+        &self,
+        r: &Recurrence,
+        compute: Dtype,
+        (wanted, bound): &(Outputs, Outputs),
+    ) -> Result<(), String> {
+        let epsilon = |tensor: Option<&Tensor>| {
+            tensor
+                .map_or(compute, Tensor::dtype)
+                .epsilon()
+                .max(compute.epsilon())
+        };
+        let found = self.to_outputs(r);
+        for (name, wanted) in &wanted.tensors {
+            let eps = epsilon(self.outputs.get(name));
+            compare(
+                name,
+                wanted,
+                bound.tensors.get(name),
+                found.tensors.get(name),
+                eps,
+            )?;
+        }
+        for (name, found) in &found.last {
+            let Some(wanted) = wanted.last.get(name) else {
+                return Err(format!("`{name}` is no state"));
+            };
+            let eps = epsilon(self.last.get(name));
+            compare(name, wanted, bound.last.get(name), Some(found), eps)?;
+        }
+        Ok(())
+    }
+}
+
+/// |y − y64| ≤ K·eps·m for every element; infinities and NaN where the f64 meaning has them.
+fn compare(
+    name: &str,
+    wanted: &Array,
+    bound: Option<&Array>,
+    found: Option<&Array>,
+    eps: f64,
+) -> Result<(), String> {
+    let (Some(bound), Some(found)) = (bound, found) else {
+        return Err(format!("`{name}` was not computed"));
+    };
+    for (i, &y) in wanted.data.iter().enumerate() {
+        let (x, m) = (found.data[i], bound.data[i]);
+        let right =
+            x == y || (x - y).abs() <= TOLERANCE * eps * m || !y.is_finite() || !m.is_finite();
+        if !right {
+            return Err(format!("wrong: `{name}`[{i}] is {x}, not {y}"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn wrong_numbers_do_not_pass() {
+        let eps = f64::from(f32::EPSILON);
+        let wanted = Array::real(&[3], vec![1.0, f64::INFINITY, -2.0]);
+        let bound = Array::real(&[3], vec![1.0, f64::INFINITY, 4.0]);
+        let near = Array::real(&[3], vec![1.0 + 30.0 * eps, 7.0, -2.0 - 120.0 * eps]);
+        compare("y", &wanted, Some(&bound), Some(&near), eps).unwrap();
+        for (i, x) in [
+            (0, 1.0 + 40.0 * eps),
+            (2, -2.0 + 130.0 * eps),
+            (2, f64::NAN),
+        ] {
+            let mut far = near.clone();
+            far.data[i] = x;
+            let why = compare("y", &wanted, Some(&bound), Some(&far), eps).unwrap_err();
+            assert!(why.starts_with(&format!("wrong: `y`[{i}] is ")), "{why}");
+        }
+        assert!(compare("y", &wanted, Some(&bound), None, eps).is_err());
+    }
+}
