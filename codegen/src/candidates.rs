@@ -116,6 +116,7 @@ fn cpu_proposals(
                             threads: THREADS,
                             ahead: 0,
                             share: 0,
+                            tiles: 1,
                             resident: 0,
                         });
                     }

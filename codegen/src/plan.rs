@@ -333,7 +333,9 @@ fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Ref
             target.name
         )));
     }
-    if s.block == 0
+    if s.tiles == 0
+        || s.tiles > 64
+        || s.block == 0
         || s.block > 16
         || s.unroll == 0
         || s.unroll > 64
@@ -341,7 +343,7 @@ fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Ref
         || s.tile > 1 << 16
     {
         return Err(Refusal(
-            "out of range: block is 1 to 16, unroll 1 to 64, tile 1 to 65536".into(),
+            "out of range: block is 1 to 16, unroll 1 to 64, tile 1 to 65536, tiles 1 to 64".into(),
         ));
     }
     if s.lanes * s.block > 1 && structure.lane.is_none() {

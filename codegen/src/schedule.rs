@@ -59,6 +59,8 @@ pub struct Schedule {
     /// Whether inputs that the items of a block have in common lie in its shared memory on a GPU, a tile of time at once:
     /// 0 no, 1 as they are, 2 converted to the type of arithmetic.
     pub share: u32,
+    /// Tiles that are shared at once ([`Order::Scanned`]).
+    pub tiles: u32,
     /// Blocks that a multiprocessor of a GPU is to hold at once, which bounds a thread's registers; 0: as many as fit.
     pub resident: u32,
 }
@@ -115,6 +117,9 @@ impl fmt::Display for Schedule {
         if self.share != 0 {
             write!(f, " share={}", self.share)?;
         }
+        if self.tiles != 1 {
+            write!(f, " tiles={}", self.tiles)?;
+        }
         if self.resident != 0 {
             write!(f, " resident={}", self.resident)?;
         }
@@ -153,6 +158,7 @@ impl FromStr for Schedule {
             threads: THREADS,
             ahead: 0,
             share: 0,
+            tiles: 1,
             resident: 0,
         };
         let mut chunk = None;
@@ -182,10 +188,11 @@ impl FromStr for Schedule {
                 "threads" => out.threads = number,
                 "ahead" => out.ahead = number,
                 "share" => out.share = number,
+                "tiles" => out.tiles = number,
                 "resident" => out.resident = number,
                 _ => {
                     return Err(err(format!(
-                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll, warp, threads, ahead, share, resident)"
+                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll, warp, threads, ahead, share, tiles, resident)"
                     )));
                 }
             }

@@ -215,6 +215,7 @@ fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule>
                 threads: random.pick(&[32, 64]),
                 ahead: if gpu { random.pick(&[0, 1, 3]) } else { 0 },
                 share: if gpu { random.pick(&[0, 1]) } else { 0 },
+                tiles: if gpu { random.pick(&[1, 2, 3]) } else { 1 },
                 resident: 0,
             });
         }

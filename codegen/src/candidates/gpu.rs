@@ -42,6 +42,7 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         threads: THREADS,
         ahead: 1,
         share: 0,
+        tiles: 1,
         resident: 0,
     };
     let scanned = scanned(&base, steps, points, wanted);

@@ -62,8 +62,9 @@ pub(super) struct Builder<'a> {
     pub warp_var: Option<Var>,
     /// The inputs that lie in shared memory, a tile of time at once.
     pub shared_inputs: HashMap<InputId, Buf>,
-    /// The first step of that tile.
+    /// The first step of what is shared at once, and of the present tile in it.
     pub tile_start: Ix,
+    pub tile_now: Ix,
     /// The axis whose points they share out.
     pub shared: Option<AxisId>,
     pub lanes: u32,
@@ -120,6 +121,7 @@ impl<'a> Builder<'a> {
             warp_var: None,
             shared_inputs: HashMap::new(),
             tile_start: Ix::Const(0),
+            tile_now: Ix::Const(0),
             shared: None,
             lanes: 1,
             vectors: 1,

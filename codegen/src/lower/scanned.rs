@@ -59,54 +59,65 @@ pub(super) fn lower(b: &mut Builder<'_>) {
     open_states(b, &[]);
     b.open_shared();
     let (lo, hi) = b.steps();
-    let whole_runs = b.multiple_of_time % run == 0;
-    b.serial(
-        "tile",
-        AxisSet::EMPTY,
-        lo,
-        hi.clone(),
-        run * warp,
-        |b, start| {
+    let span = run * warp * i64::from(pass.schedule.tiles);
+    let each = |b: &mut Builder<'_>, start: Ix| each_tile(b, pairs, &work, start, hi.clone());
+    if b.shared_inputs.is_empty() {
+        b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), run * warp, each);
+    } else {
+        b.serial("span", AxisSet::EMPTY, lo, hi.clone(), span, |b, start| {
             b.fill_shared(&start);
-            let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
-            let first = start.clone() + thread * Ix::Const(run);
-            let whole = |first: Ix| Run {
-                first,
-                last: None,
-                within: vec![],
-                alive: None,
-            };
-            if whole_runs && warp == 1 {
-                return tile(b, pairs, &work, whole(first));
+            if pass.schedule.tiles == 1 {
+                return each(b, start);
             }
-            if whole_runs {
-                let (step, end) = (
-                    b.set(Ty::I64, Rhs::Index(first.clone())),
-                    b.set(Ty::I64, Rhs::Index(hi.clone())),
-                );
-                let register = b.set(Ty::Bool, Rhs::Op(LoopOp::ILt, vec![step, end]));
-                // What is beyond the end reads the last run, which is there: its memory, not its time.
-                let clamped = first.clone().min(hi.clone() + Ix::Const(-run));
-                let run = Run {
-                    alive: Some((first, hi.clone(), register)),
-                    ..whole(clamped)
-                };
-                return tile(b, pairs, &work, run);
-            }
-            let end = start + Ix::Const(run * warp - 1);
-            let cut = Run {
-                last: Some(hi.clone() + Ix::Const(-1)),
-                ..whole(first.clone())
-            };
-            b.choice(
-                end,
-                hi,
-                |b| tile(b, pairs, &work, whole(first)),
-                |b| tile(b, pairs, &work, cut),
-            );
-        },
-    );
+            let end = (start.clone() + Ix::Const(span)).min(hi.clone());
+            b.serial("tile", AxisSet::EMPTY, start, end, run * warp, each);
+        });
+    }
     close_states(b);
+}
+
+/// The tile that begins at step `start`.
+fn each_tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], start: Ix, hi: Ix) {
+    let schedule = &b.pass.schedule;
+    let (run, warp) = (i64::from(schedule.tile), i64::from(schedule.warp));
+    let whole_runs = b.multiple_of_time % run == 0;
+    b.tile_now = start.clone();
+    let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+    let first = start.clone() + thread * Ix::Const(run);
+    let whole = |first: Ix| Run {
+        first,
+        last: None,
+        within: vec![],
+        alive: None,
+    };
+    if whole_runs && warp == 1 {
+        return tile(b, pairs, work, whole(first));
+    }
+    if whole_runs {
+        let (step, end) = (
+            b.set(Ty::I64, Rhs::Index(first.clone())),
+            b.set(Ty::I64, Rhs::Index(hi.clone())),
+        );
+        let register = b.set(Ty::Bool, Rhs::Op(LoopOp::ILt, vec![step, end]));
+        // What is beyond the end reads the last run, which is there: its memory, not its time.
+        let clamped = first.clone().min(hi.clone() + Ix::Const(-run));
+        let run = Run {
+            alive: Some((first, hi, register)),
+            ..whole(clamped)
+        };
+        return tile(b, pairs, work, run);
+    }
+    let end = start + Ix::Const(run * warp - 1);
+    let cut = Run {
+        last: Some(hi.clone() + Ix::Const(-1)),
+        ..whole(first.clone())
+    };
+    b.choice(
+        end,
+        hi,
+        |b| tile(b, pairs, work, whole(first)),
+        |b| tile(b, pairs, work, cut),
+    );
 }
 
 /// Runs `body` with time at step `k` of this thread's run.

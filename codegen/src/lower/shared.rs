@@ -52,7 +52,8 @@ fn fits(pass: &Pass, input: InputId) -> bool {
     let time = axes.iter().position(|&a| a == rec.time);
     let inner = axes.iter().rposition(|&a| pass.structure.inner.contains(a));
     match pass.schedule.order {
-        // Time-major: the inner axes are the last ones.
+        // Time-major, the inner axes last; or time last, turned over on the way.
+        Order::Registers if axes.last() == Some(&rec.time) => pass.schedule.share == 2,
         Order::Registers => {
             let after = time.map(|t| &axes[t + 1..]);
             inner.is_some()
@@ -84,7 +85,7 @@ fn known(pass: &Pass, axis: AxisId) -> i64 {
 fn steps(pass: &Pass) -> i64 {
     let s = &pass.schedule;
     match s.order {
-        Order::Scanned => i64::from(s.tile * s.warp),
+        Order::Scanned => i64::from(s.tile * s.warp * s.tiles),
         _ => i64::from(s.tile),
     }
 }
@@ -183,15 +184,21 @@ impl Builder<'_> {
         let pass = self.pass;
         if pass.schedule.order == Order::Scanned {
             let (unit, run) = (self.run_unit(input), i64::from(pass.schedule.tile));
+            let tile = run * i64::from(pass.schedule.warp);
+            let (number, step) = (step.clone() / Ix::Const(tile), rest(step, tile));
             let thread = step.clone() / Ix::Const(run);
-            let within = rest(step, run);
-            let group = point.clone() * Ix::Const(run / unit) + within.clone() / Ix::Const(unit);
+            let within = rest(&step, run);
+            let points = number * Ix::Const(self.inner_points(input)) + point.clone();
+            let group = points * Ix::Const(run / unit) + within.clone() / Ix::Const(unit);
             return (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
                 + rest(&within, unit);
         }
-        let inner = inner(pass, input);
-        let points: i64 = inner.iter().map(|&a| known(pass, a)).product();
-        step.clone() * Ix::Const(points) + point.clone()
+        step.clone() * Ix::Const(self.inner_points(input)) + point.clone()
+    }
+
+    fn inner_points(&self, input: InputId) -> i64 {
+        let inner = inner(self.pass, input);
+        inner.iter().map(|&a| known(self.pass, a)).product()
     }
 
     fn fill(&mut self, input: InputId, to: Buf, start: &Ix) {
@@ -209,7 +216,11 @@ impl Builder<'_> {
         let (count, along_time) = match (scanned, last) {
             (true, true) => (unit(dtype.bytes(), i64::from(pass.schedule.tile)), true),
             (true, false) => (1, true),
-            (false, _) => {
+            (false, true) => {
+                let whole = unit(dtype.bytes(), self.multiple_of_time);
+                (whole.min(unit(dtype.bytes(), steps)), true)
+            }
+            (false, false) => {
                 let fastest = inner.last().map_or(1, |&a| known(pass, a));
                 (unit(dtype.bytes(), fastest), false)
             }
@@ -252,7 +263,12 @@ impl Builder<'_> {
             from = from * self.extent(axis) + place;
         }
         let source = self.inputs[input.0 as usize].unwrap_or(Buf(0));
-        let wide = unit(self.proc.buffer(to).dtype.bytes(), count);
+        // What is turned over is put down one by one.
+        let wide = if scanned || !last {
+            unit(self.proc.buffer(to).dtype.bytes(), count)
+        } else {
+            1
+        };
         let place = |k: i64| {
             let k = Ix::Const(k);
             if along_time {
@@ -262,7 +278,7 @@ impl Builder<'_> {
             }
         };
         let places: Vec<Ix> = (0..count / wide).map(|j| place(j * wide)).collect();
-        let body = if self.proc.buffer(to).dtype == dtype {
+        let body = if self.proc.buffer(to).dtype == dtype && wide == count {
             vec![Stmt::Copy(
                 to,
                 places[0].clone(),
@@ -307,13 +323,15 @@ impl Builder<'_> {
             let (unit, run) = (self.run_unit(input), i64::from(pass.schedule.tile));
             let k = self.copy[time.0 as usize];
             let thread = self.warp_var.map_or(Ix::Const(0), Ix::Var);
+            let tile = i64::from(pass.schedule.warp) * run;
+            let number = (self.tile_now.clone() - self.tile_start.clone()) / Ix::Const(tile);
+            let point = number * Ix::Const(self.inner_points(input)) + point;
             let group = point * Ix::Const(run / unit) + Ix::Const(k / unit);
             let ix = (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
                 + Ix::Const(k % unit);
             return Some((buf, ix));
         }
-        let points: i64 = inner(pass, input).iter().map(|&a| known(pass, a)).product();
         let local = self.position(time) - self.tile_start.clone();
-        Some((buf, local * Ix::Const(points) + point))
+        Some((buf, local * Ix::Const(self.inner_points(input)) + point))
     }
 }

@@ -54,7 +54,12 @@ pub(super) fn check_share(
     if s.share == 0 {
         return Ok(());
     }
-    let no = |why: String| Err(Refusal(format!("share=1 does not fit: {why}; use share=0")));
+    let no = |why: String| {
+        Err(Refusal(format!(
+            "share={} does not fit: {why}; use share=0",
+            s.share
+        )))
+    };
     let Some(lane) = pass.structure.lane else {
         return no(format!("{} has no lane axis", pass.recurrence.name));
     };

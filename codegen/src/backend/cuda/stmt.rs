@@ -79,6 +79,7 @@ impl<'a> Emitter<'a> {
                 step,
                 body,
             } => {
+                let (lo_ix, hi_ix) = (lo, hi);
                 let (v, lo, hi) = (self.var(*var), self.ix(lo), self.ix(hi));
                 let (index, threads, lanes) = (self.index, self.proc.threads, self.lanes);
                 match kind {
@@ -108,10 +109,22 @@ impl<'a> Emitter<'a> {
                         self.line(depth, &lane_mask(width));
                     }
                     LoopKind::Team => {
-                        self.line(depth, "#pragma unroll 4");
-                        let first = format!("{index} {v} = {lo} + ({index})threadIdx.x");
-                        let head = format!("for ({first}; {v} < {hi}; {v} += {threads}) {{");
-                        self.line(depth, &head);
+                        // As many turns for every thread, where that is so: a loop that can be unrolled whole.
+                        let even = matches!((lo_ix, hi_ix), (Ix::Const(0), Ix::Const(n))
+                            if n % i64::from(threads) == 0);
+                        if even {
+                            let turns = format!("{hi} / {threads}");
+                            self.line(depth, "#pragma unroll 8");
+                            let head = format!("for (int turn = 0; turn < {turns}; turn++) {{");
+                            self.line(depth, &head);
+                            let own = format!("({index})(threadIdx.x + turn * {threads})");
+                            self.line(depth + 1, &format!("const {index} {v} = {own};"));
+                        } else {
+                            self.line(depth, "#pragma unroll 4");
+                            let first = format!("{index} {v} = {lo} + ({index})threadIdx.x");
+                            let head = format!("for ({first}; {v} < {hi}; {v} += {threads}) {{");
+                            self.line(depth, &head);
+                        }
                     }
                     LoopKind::Serial => {
                         self.pins(body, depth);
