@@ -13,8 +13,8 @@ use crate::schedule::{Algorithm, Order, Schedule, THREADS};
 use crate::structure::Structure;
 use crate::target::Gpu;
 
-/// Warps of a multiprocessor that hide the latency of one another.
-const WARPS: usize = 16;
+/// Warps of a multiprocessor that hide the latency of one another: 16 are what 128 registers a thread leave room for.
+const WARPS: usize = 15;
 
 /// Schedules worth trying.
 pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedule> {
@@ -46,20 +46,21 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         resident: 0,
     };
     let scanned = scanned(&base, steps, points, wanted);
-    let apart = apart(&base, steps, points, wanted);
+    let apart = apart(&base, steps, points, wanted, time_last);
+    let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
-    let few = points < wanted / 2;
-    if steps > 1 && scan.is_diagonal() && time_last {
+    if several && time_last && points < wanted {
         out.extend(scanned);
         out.extend(apart);
-    } else if steps > 1 && scan.is_diagonal() && few {
+    } else if several && points < wanted / 5 {
         out.extend(chunked(&base, steps, points, wanted));
         out.extend(apart);
         out.extend(scanned);
     } else {
         out.extend(apart);
-        if scan.is_diagonal() {
+        if several {
             out.extend(chunked(&base, steps, points, wanted));
+            out.extend(scanned);
         }
     }
     // What runs any recurrence.
@@ -87,12 +88,19 @@ fn scanned(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<S
     warps.truncate(3);
     let mut out = Vec::new();
     for warp in warps {
-        // Where one row keeps few warps busy, larger blocks load what they share less often.
-        let threads: &[u32] = if warp == 32 { &[256, 128] } else { &[128, 256] };
+        // Where an item is a whole warp, only large blocks have inputs in common to speak of.
+        let threads: &[u32] = if warp == 32 {
+            &[512, 256, 128]
+        } else {
+            &[128, 256]
+        };
         for &tile in if steps < 16 { &[8, 16][..] } else { &[16, 8] } {
-            for share in if warp == 32 { [1, 2, 0] } else { [2, 1, 0] } {
+            for (share, tiles) in [(2, 1), (2, 4), (1, 1), (0, 1)] {
                 for &threads in threads {
-                    for (block, unroll) in [(1, 1), (1, 2), (2, 1)] {
+                    for (block, unroll, resident) in [(1, 1, 0), (1, 2, 0), (1, 2, 384 / threads)] {
+                        if resident > 0 && (share, tiles) != (2, 1) {
+                            continue;
+                        }
                         out.push(Schedule {
                             order: Order::Scanned,
                             block,
@@ -101,6 +109,8 @@ fn scanned(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<S
                             warp,
                             threads,
                             share,
+                            tiles,
+                            resident,
                             ..*base
                         });
                     }
@@ -112,29 +122,57 @@ fn scanned(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<S
 }
 
 /// A thread (or a few that share the states) for each channel.
-fn apart(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<Schedule> {
-    let mut out = Vec::new();
-    // Two channels a thread share what they have in common, where there are channels enough.
-    let wide: &[(u32, u32)] = if points >= wanted {
-        &[(2, 2), (2, 1), (1, 4), (1, 2), (1, 1)]
-    } else {
-        &[(1, 4), (1, 2), (1, 8), (1, 1), (2, 2)]
+fn apart(
+    base: &Schedule,
+    steps: usize,
+    points: usize,
+    wanted: usize,
+    time_last: bool,
+) -> Vec<Schedule> {
+    // (block, unroll, threads, ahead). Two channels a thread share what they have in common, where there are enough;
+    // where time is innermost a thread loads the steps that it unrolls as one.
+    let wide: &[(u32, u32, u32, u32)] = match (steps, time_last) {
+        (0..2, _) => &[(1, 1, 128, 0), (2, 1, 128, 0), (1, 1, 256, 0)],
+        (2..64, true) => &[
+            (1, 8, 128, 1),
+            (1, 8, 256, 0),
+            (1, 16, 256, 0),
+            (1, 4, 128, 1),
+        ],
+        (_, true) => &[
+            (1, 16, 256, 0),
+            (1, 8, 128, 1),
+            (1, 8, 256, 1),
+            (1, 4, 128, 1),
+        ],
+        (_, false) if points >= wanted => &[
+            (2, 2, 256, 1),
+            (2, 8, 64, 1),
+            (2, 1, 128, 1),
+            (1, 4, 128, 1),
+            (1, 1, 128, 1),
+        ],
+        (_, false) => &[
+            (1, 8, 64, 1),
+            (1, 4, 128, 1),
+            (1, 2, 128, 1),
+            (1, 1, 128, 1),
+        ],
     };
+    // A single step has nothing to share but its states.
     let warps: &[u32] = if steps > 1 { &[1] } else { &[4, 8, 1, 2, 16] };
+    let shares: &[u32] = if steps > 1 { &[2, 0] } else { &[0] };
+    let mut out = Vec::new();
     for &warp in warps {
-        for &(block, unroll) in wide {
-            for (share, threads) in [(2, 256), (2, 128), (0, 128)] {
-                // A step has nothing to share, nor to look ahead to.
-                if steps == 1 && (share > 0 || unroll > 1) {
-                    continue;
-                }
+        for &share in shares {
+            for &(block, unroll, threads, ahead) in wide {
                 out.push(Schedule {
                     block,
                     unroll,
                     warp,
                     threads,
                     share,
-                    ahead: u32::from(steps > 1),
+                    ahead,
                     ..*base
                 });
             }
@@ -152,10 +190,11 @@ fn chunked(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<S
     if steps < 64 {
         return Vec::new();
     }
-    let chunks = (wanted / points.max(1)).clamp(1, steps / 32);
-    let chunk = 1 << (steps / chunks).max(32).ilog2();
+    // The chunks of a channel are carried one after another: they must not be too many.
+    let chunks = (wanted / points.max(1)).clamp(1, steps / 64);
+    let chunk = 1 << (steps / chunks).max(64).ilog2();
     let mut out = Vec::new();
-    for chunk in [chunk, chunk * 2, (chunk / 2).max(16)] {
+    for chunk in [chunk, chunk * 2, (chunk / 2).max(32)] {
         for unroll in [4, 1, 2] {
             out.push(Schedule {
                 algorithm: Algorithm::Chunked { chunk },

@@ -27,7 +27,7 @@ use super::number::{Num, assign, chosen, math, mul, power, shuffled, step, value
 use super::stepped::{close_states, open_states};
 use super::values::{reduce_identity, reduce_op};
 use crate::dtype::Ty;
-use crate::loop_ir::{Ix, LoopOp, Reg, Rhs, Stmt};
+use crate::loop_ir::{Buf, Ix, LoopOp, Reg, Rhs, Stmt};
 use crate::structure::Level;
 
 /// A reduction over the states: node, operation, operand, and its register by step and vector.
@@ -150,15 +150,8 @@ fn tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], mut run: Run) {
         }
         let sums = sums(b, work, steps);
         let loops: Vec<AxisId> = pass.structure.state_inner.iter().collect();
-        let last = loops.last().copied();
         b.each_point(&loops, i64::from(pass.schedule.unroll), &mut |b, at| {
-            b.each_unrolled(last, at, |b| {
-                let mut vector = 0;
-                b.each_vector(|b| {
-                    point(b, pairs, work, &run, &sums, vector);
-                    vector += 1;
-                });
-            });
+            points(b, pairs, work, &run, &sums, at);
         });
         b.state_regs.clear();
         let mut vector = 0;
@@ -255,20 +248,52 @@ fn sums(b: &mut Builder<'_>, work: &[Work], steps: i64) -> Vec<Sum> {
     sums
 }
 
-/// One point of the states: its run, scanned, then again from the state that it starts with.
-fn point(
-    b: &mut Builder<'_>,
-    pairs: &[Pair],
-    work: &[Work],
-    run: &Run,
-    sums: &[Sum],
-    vector: usize,
-) {
+/// A state's run at one point.
+struct Chain {
+    slots: Vec<(Slot, NodeId)>,
+    /// (a, b) of every step.
+    terms: Vec<(Num, Num)>,
+    /// Where the state before the tile lies, half by half.
+    kept: Vec<(Buf, Ix)>,
+    before: Num,
+    /// The run as a map: the product of a, and its end from 0.
+    decay: Num,
+    end: Num,
+    /// The state that the run starts from.
+    start: Num,
+    resets: bool,
+}
+
+/// The points of one turn: their runs, scanned side by side (a shuffle takes long, and several overlap), then again
+/// from the states that they start with.
+fn points(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], run: &Run, sums: &[Sum], at: &[Ix]) {
+    let last = b.pass.structure.state_inner.iter().last();
+    let mut all: Vec<Vec<Chain>> = Vec::new();
+    b.each_unrolled(last, at, |b| {
+        b.each_vector(|b| all.push(chains(b, pairs, run)));
+    });
+    if b.pass.schedule.warp > 1 {
+        let mut chains: Vec<&mut Chain> = all.iter_mut().flatten().collect();
+        scan(b, run, &mut chains);
+    }
+    let mut each = all.into_iter();
+    b.each_unrolled(last, at, |b| {
+        let mut vector = 0;
+        b.each_vector(|b| {
+            if let Some(chains) = each.next() {
+                again(b, work, run, sums, vector, &chains);
+            }
+            vector += 1;
+        });
+    });
+}
+
+/// The run of each state at the present point.
+fn chains(b: &mut Builder<'_>, pairs: &[Pair], run: &Run) -> Vec<Chain> {
     let pass = b.pass;
-    let rec = &pass.recurrence;
     let steps = i64::from(pass.schedule.tile);
-    let mut starts = Vec::new();
-    for (state, pair) in rec.state_ids().zip(pairs) {
+    let mut chains = Vec::new();
+    for (state, pair) in pass.recurrence.state_ids().zip(pairs) {
         let mut terms = Vec::new();
         for k in 0..steps {
             terms.push(at_step(b, run, k, |b| {
@@ -277,45 +302,62 @@ fn point(
             }));
         }
         let slots = b.slots(state);
-        let mut kept = Vec::new();
+        let (mut kept, mut registers) = (Vec::new(), Vec::new());
         for &(slot, _) in &slots {
-            let Some(stored) = b.state_bufs.get(&(slot, When::Prev)).cloned() else {
-                continue;
-            };
-            let ix = b.stored_ix(&stored, &[]);
-            let register = b.set(b.ty(), Rhs::Load(stored.buf, ix.clone()));
-            kept.push((slot, stored.buf, ix, register));
+            if let Some(stored) = b.state_bufs.get(&(slot, When::Prev)).cloned() {
+                let ix = b.stored_ix(&stored, &[]);
+                registers.push(b.set(b.ty(), Rhs::Load(stored.buf, ix.clone())));
+                kept.push((stored.buf, ix));
+            }
         }
-        let Some(&(_, _, _, re)) = kept.first() else {
+        let Some(&re) = registers.first() else {
             continue;
         };
         let before = Num {
             re,
-            im: kept.get(1).map(|k| k.3),
+            im: registers.get(1).copied(),
         };
-        let (start, end) = if pass.schedule.warp > 1 {
-            let decay = decay(b, run, pair.a, &terms);
-            scan(b, run, decay, &terms, before, pair.resets)
-        } else {
-            (before, None)
-        };
-        if let Some(end) = end {
-            let parts = [Some(end.re), end.im];
-            for ((_, buf, ix, _), part) in kept.iter().zip(parts.into_iter().flatten()) {
-                b.stmt(Stmt::Store(*buf, ix.clone(), part));
+        let (decay, end) = if pass.schedule.warp > 1 {
+            let mut end = terms[0].1;
+            for &(a, c) in &terms[1..] {
+                end = step(b, a, end, c, pair.resets);
             }
-        }
-        starts.push((slots, terms, start, pair.resets, kept));
+            (decay(b, run, pair.a, &terms), end)
+        } else {
+            (before, before)
+        };
+        chains.push(Chain {
+            slots,
+            terms,
+            kept,
+            before,
+            decay,
+            end,
+            start: before,
+            resets: pair.resets,
+        });
     }
+    chains
+}
+
+/// Runs the states of a point from where they start; what reads them is done on the way.
+fn again(
+    b: &mut Builder<'_>,
+    work: &[Work],
+    run: &Run,
+    sums: &[Sum],
+    vector: usize,
+    chains: &[Chain],
+) {
     let mut results = Vec::new();
-    let mut held: Vec<Num> = starts.iter().map(|s| s.2).collect();
-    for k in 0..steps {
+    let mut held: Vec<Num> = chains.iter().map(|c| c.start).collect();
+    for k in 0..i64::from(b.pass.schedule.tile) {
         at_step(b, run, k, |b| {
-            for (h, (slots, terms, _, resets, _)) in held.iter_mut().zip(&starts) {
-                read_as(b, slots, When::Prev, *h);
-                let (a, c) = terms[k as usize];
-                *h = step(b, a, *h, c, *resets);
-                read_as(b, slots, When::Next, *h);
+            for (h, chain) in held.iter_mut().zip(chains) {
+                read_as(b, &chain.slots, When::Prev, *h);
+                let (a, c) = chain.terms[k as usize];
+                *h = step(b, a, *h, c, chain.resets);
+                read_as(b, &chain.slots, When::Next, *h);
             }
             for sum in sums {
                 let term = b.value(sum.x);
@@ -327,13 +369,18 @@ fn point(
         });
     }
     store(b, run, &results);
-    if pass.schedule.warp == 1 {
-        for (h, (_, _, _, _, kept)) in held.iter().zip(&starts) {
-            let parts = [Some(h.re), h.im];
-            for ((_, buf, ix, _), part) in kept.iter().zip(parts.into_iter().flatten()) {
-                b.stmt(Stmt::Store(*buf, ix.clone(), part));
-            }
+    if b.pass.schedule.warp == 1 {
+        for (h, chain) in held.iter().zip(chains) {
+            keep(b, chain, *h);
         }
+    }
+}
+
+/// Puts a state where the next tile finds it.
+fn keep(b: &mut Builder<'_>, chain: &Chain, h: Num) {
+    let parts = [Some(h.re), h.im];
+    for ((buf, ix), part) in chain.kept.iter().zip(parts.into_iter().flatten()) {
+        b.stmt(Stmt::Store(*buf, ix.clone(), part));
     }
 }
 
@@ -436,69 +483,74 @@ fn exponential(b: &mut Builder<'_>, run: &Run, a: Parts, steps: i64) -> Option<N
     })
 }
 
-/// From each thread's map and the state before the tile: the state before each thread's run, and after the last one.
-fn scan(
-    b: &mut Builder<'_>,
-    run: &Run,
-    decay: Num,
-    terms: &[(Num, Num)],
-    before: Num,
-    resets: bool,
-) -> (Num, Option<Num>) {
+/// From each thread's maps and the states before the tile: the states before each thread's runs; those after the last
+/// one are kept.
+fn scan(b: &mut Builder<'_>, run: &Run, chains: &mut [&mut Chain]) {
     let warp = b.pass.schedule.warp as u8;
-    let mut end = terms[0].1;
-    for &(a, c) in &terms[1..] {
-        end = step(b, a, end, c, resets);
-    }
-    let mut decay = decay;
-    if let Some((_, _, alive)) = run.alive {
-        end = chosen(b, alive, end, 0.0);
-        decay = chosen(b, alive, decay, 1.0);
-    }
-    let (end, decay) = (variable(b, end, before), variable(b, decay, decay));
     let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
-    let plain = !resets && end.im.is_none() && decay.im.is_none();
-    // The first thread's run begins at the state before the tile.
-    b.choice(
-        thread.clone(),
-        Ix::Const(1),
-        |b| {
-            let from = step(b, decay, before, end, resets);
-            assign(b, end, from);
-        },
-        |_| {},
-    );
-    let (mut end, mut decay) = (end, decay);
-    let mut far = 1;
-    while plain && far < warp {
-        let both = Rhs::Op(LoopOp::FmaUp(far), vec![decay.re, end.re]);
-        end.re = b.set(b.ty(), both);
-        if far * 2 < warp {
-            decay.re = b.set(b.ty(), Rhs::Op(LoopOp::MulUp(far), vec![decay.re]));
+    for chain in chains.iter_mut() {
+        if let Some((_, _, alive)) = run.alive {
+            chain.end = chosen(b, alive, chain.end, 0.0);
+            chain.decay = chosen(b, alive, chain.decay, 1.0);
         }
-        far *= 2;
-    }
-    while far < warp {
-        let other_end = shuffled(b, LoopOp::ShuffleUp(far), end);
-        let is_last = far * 2 >= warp;
-        let other_decay = (!is_last).then(|| shuffled(b, LoopOp::ShuffleUp(far), decay));
+        chain.end = variable(b, chain.end, chain.before);
+        chain.decay = variable(b, chain.decay, chain.decay);
+        // The first thread's run begins at the state before the tile.
         b.choice(
-            Ix::Const(i64::from(far) - 1),
             thread.clone(),
+            Ix::Const(1),
             |b| {
-                let from = step(b, decay, other_end, end, resets);
-                assign(b, end, from);
-                if let Some(other) = other_decay {
-                    let product = mul(b, decay, other);
-                    assign(b, decay, product);
-                }
+                let from = step(b, chain.decay, chain.before, chain.end, chain.resets);
+                assign(b, chain.end, from);
             },
             |_| {},
         );
+    }
+    let mut far = 1;
+    while far < warp {
+        for chain in chains.iter_mut() {
+            compose(b, chain, far, &thread);
+        }
         far *= 2;
     }
-    let start = shuffled(b, LoopOp::ShuffleUp(1), end);
-    b.choice(thread, Ix::Const(1), |b| assign(b, start, before), |_| {});
-    let last = shuffled(b, LoopOp::Broadcast(warp - 1), end);
-    (start, Some(last))
+    for chain in chains.iter_mut() {
+        chain.start = shuffled(b, LoopOp::ShuffleUp(1), chain.end);
+        b.choice(
+            thread.clone(),
+            Ix::Const(1),
+            |b| assign(b, chain.start, chain.before),
+            |_| {},
+        );
+        let last = shuffled(b, LoopOp::Broadcast(warp - 1), chain.end);
+        keep(b, chain, last);
+    }
+}
+
+/// One level of the scan: each map after that of the thread `far` below.
+fn compose(b: &mut Builder<'_>, chain: &mut Chain, far: u8, thread: &Ix) {
+    let is_last = u32::from(far) * 2 >= b.pass.schedule.warp;
+    if !chain.resets && chain.end.im.is_none() && chain.decay.im.is_none() {
+        let both = Rhs::Op(LoopOp::FmaUp(far), vec![chain.decay.re, chain.end.re]);
+        chain.end.re = b.set(b.ty(), both);
+        if !is_last {
+            let both = Rhs::Op(LoopOp::MulUp(far), vec![chain.decay.re]);
+            chain.decay.re = b.set(b.ty(), both);
+        }
+        return;
+    }
+    let other_end = shuffled(b, LoopOp::ShuffleUp(far), chain.end);
+    let other_decay = (!is_last).then(|| shuffled(b, LoopOp::ShuffleUp(far), chain.decay));
+    b.choice(
+        Ix::Const(i64::from(far) - 1),
+        thread.clone(),
+        |b| {
+            let from = step(b, chain.decay, other_end, chain.end, chain.resets);
+            assign(b, chain.end, from);
+            if let Some(other) = other_decay {
+                let product = mul(b, chain.decay, other);
+                assign(b, chain.decay, product);
+            }
+        },
+        |_| {},
+    );
 }
