@@ -144,3 +144,41 @@ fn turn(
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::{Dtype, Ty};
+    use crate::loop_ir::Buf;
+    use crate::sample::{empty, extent, for_, input, output};
+
+    #[test]
+    fn loads_of_inputs_are_fetched_one_turn_before_and_what_is_written_is_not() {
+        let mut p = empty(extent(0));
+        p.buffers = vec![
+            input(0, "x", Dtype::F32, extent(1)),
+            output(0, "y", Dtype::F32, extent(1)),
+        ];
+        p.regs = vec![Ty::F32; 2];
+        let (item, t) = (p.var("item"), p.var("t"));
+        let body = vec![
+            Stmt::Set(Reg(0), Rhs::Load(Buf(0), Ix::Var(t))),
+            Stmt::Set(Reg(1), Rhs::Load(Buf(0), Ix::Var(item))),
+            Stmt::Store(Buf(1), Ix::Var(t), Reg(0)),
+        ];
+        let time = for_(t, LoopKind::Serial, 0, extent(1), body);
+        p.body = vec![for_(item, LoopKind::Core, 0, extent(0), vec![time])];
+        let text = ahead(&p, 3).to_string();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let at = |line: &str| lines.iter().position(|l| *l == line);
+        // Nothing is read before a loop that may have no turn.
+        let guard = at("if 0 < D {");
+        let first = at("fetch w0 = x[0..]");
+        let taken = at("[r0] = w0");
+        let next = at("fetch w0 = x[min(t + 1, D + -1)..]");
+        assert!(guard.is_some() && guard < first && first < taken, "{text}");
+        assert_eq!(taken.map(|k| k + 1), next, "{text}");
+        assert!(at("prefetch x[min(t + 3, D + -1)]").is_some(), "{text}");
+        assert!(at("r1: f32 = x[item]").is_some(), "{text}");
+    }
+}

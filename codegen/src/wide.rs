@@ -270,3 +270,65 @@ fn split(ix: &Ix) -> (Ix, i64) {
 fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Dtype;
+    use crate::sample::{empty, extent, for_, input, output};
+
+    /// y[i·n + k] = x[i·n + k] for k of `offsets`, with the extent n a multiple of `multiple`.
+    fn copied(offsets: &[i64], multiple: i64, dtype: Dtype) -> String {
+        let mut p = empty(extent(0));
+        let len = extent(0) * extent(1);
+        p.buffers = vec![
+            input(0, "x", dtype, len.clone()),
+            output(0, "y", dtype, len),
+        ];
+        p.multiples = vec![1, multiple, 1];
+        let item = p.var("item");
+        let at = |k: i64| Ix::Var(item) * extent(1) + Ix::Const(k);
+        let mut body = Vec::new();
+        for &k in offsets {
+            let reg = p.reg(Ty::F32);
+            body.push(Stmt::Set(reg, Rhs::Load(Buf(0), at(k))));
+            body.push(Stmt::Store(Buf(1), at(k), reg));
+        }
+        p.body = vec![for_(item, LoopKind::Core, 0, extent(0), body)];
+        let text = wide(&p).to_string();
+        let lines = text.lines().filter(|l| l.contains(" = "));
+        lines.map(|l| l.trim().to_owned() + "\n").collect()
+    }
+
+    #[test]
+    fn neighbours_are_one_access_where_the_index_is_a_multiple() {
+        let all: Vec<i64> = (0..8).collect();
+        assert_eq!(
+            copied(&all, 8, Dtype::Bf16),
+            "[r0, r1, r2, r3, r4, r5, r6, r7] = x[item*D..]\n\
+             y[item*D..] = [r0, r1, r2, r3, r4, r5, r6, r7]\n"
+        );
+        // 16 bytes at most, and no more than divides the index.
+        let f32s = copied(&all, 8, Dtype::F32);
+        assert!(
+            f32s.starts_with("[r0, r1, r2, r3] = x[item*D..]\n"),
+            "{f32s}"
+        );
+        assert!(
+            f32s.contains("y[item*D + 4..] = [r4, r5, r6, r7]\n"),
+            "{f32s}"
+        );
+        let pairs = copied(&all, 2, Dtype::Bf16);
+        assert_eq!(pairs.matches("..] = [").count(), 4, "{pairs}");
+        let none = copied(&all, 1, Dtype::Bf16);
+        assert!(!none.contains(".."), "{none}");
+    }
+
+    #[test]
+    fn what_is_not_whole_stays_apart() {
+        // 1 to 4: only 2, 3 begin at a multiple of 2.
+        let some = copied(&[1, 2, 3, 4], 16, Dtype::Bf16);
+        assert_eq!(some.matches("= x[item*D + 2..]").count(), 1, "{some}");
+        assert_eq!(some.matches("..]").count(), 2, "{some}");
+    }
+}
