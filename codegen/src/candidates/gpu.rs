@@ -173,6 +173,8 @@ fn apart(
                     threads,
                     share,
                     ahead,
+                    // Fewer, longer tiles: fewer barriers.
+                    tile: if steps < 256 { 32 } else { 128 },
                     ..*base
                 });
             }
