@@ -3,7 +3,7 @@
 //! In: B1 L2048 D1536 N16 f32 with every option, and L from 2^10 to 2^20 at D16. Out: criterion's statistics, then one
 //! table of ratios measured in turns in this process, the JIT's time, memory, and the time per step over L.
 //!
-//! `cargo bench` runs both; `cargo bench -- --summary` the table alone.
+//! `cargo bench --bench scan` runs both; with `-- --summary` the table alone.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../src/cli/baseline.rs"]

@@ -20,9 +20,10 @@ longer than 5 ms. `graph_ms`, for calls under 1 ms, is the time of a call within
 without the time the CPU needs to launch. GB/s (by graph_ms, if there is one) counts inputs once and one output once.
 
 Before the timing, small shapes are compared with the recurrence in f64; a wrong result ends the run. `--dump` writes
-them as safetensors files (inputs, mamba_ssm's outputs, the f64 outputs). `--compare` takes selscan's times, a JSON
-list of {"table", "dtype", "B", "L", "D", "N", "layout", "ms"} (and "graph_ms", if there is one), and adds a column of
-them for each layout, and how many times as long each baseline takes (graph_ms against graph_ms where both have it).
+them as safetensors files (inputs, mamba_ssm's outputs, the f64 outputs). `--compare` takes selscan's times, the file
+that `cargo bench --bench gpu -- --out FILE` writes (or a list of its "rows": {"table", "dtype", "B", "L", "D", "N",
+"layout", "ms"} and "graph_ms", if there is one), and adds a column of them for each layout, and how many times as long
+each baseline takes (graph_ms against graph_ms where both have it). README.md shows how the two are run.
 """
 
 import argparse
@@ -313,13 +314,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--extension", required=True, metavar="DIR", help="the folder of selective_scan_cuda*.so")
     parser.add_argument("--out", required=True, metavar="FILE", help="the JSON file to write")
-    parser.add_argument("--compare", metavar="FILE", help="selscan's times, a JSON list of rows")
+    parser.add_argument("--compare", metavar="FILE", help="selscan's times, as JSON")
     parser.add_argument("--dump", metavar="DIR", help="write the checked cases here as safetensors files")
     parser.add_argument("--only", choices=("main", "states", "lengths"), help="one table")
     parser.add_argument("--quick", action="store_true", help="fewer shapes, 7 runs each")
     parser.add_argument("--minutes", type=float, default=8.0, help="measurements that would begin later are skipped")
     arguments = parser.parse_args()
     own = json.loads(Path(arguments.compare).read_text()) if arguments.compare else []  # fails before the timing
+    own = own["rows"] if isinstance(own, dict) else own
     bench = Bench(arguments, load_extension(arguments.extension))
     print("{device}, PyTorch {torch}, CUDA {cuda}".format(**bench.report))
     right = [bench.check(case, arguments.dump) for case in CHECKS]

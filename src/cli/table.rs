@@ -96,10 +96,9 @@ pub fn indent(text: &str, by: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn numbers_have_three_digits() {
+        use super::{bytes, count, rate, time};
         assert_eq!(bytes(402_653_184.0), "403 MB");
         assert_eq!(bytes(12.0), "12 B");
         assert_eq!(count(50_331_648.0), "50.3 M");
@@ -111,6 +110,7 @@ mod tests {
 
     #[test]
     fn tables_align() {
+        use super::table;
         let rows = [
             vec!["a".to_owned(), "1".to_owned()],
             vec!["bcd".to_owned(), "10".to_owned()],
