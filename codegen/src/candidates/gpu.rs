@@ -52,7 +52,7 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
     if several && time_last && points < wanted {
         out.extend(scanned);
         out.extend(apart);
-    } else if several && points < wanted / 5 {
+    } else if several && points < wanted / 8 {
         out.extend(chunked(&base, steps, points, wanted));
         out.extend(apart);
         out.extend(scanned);
