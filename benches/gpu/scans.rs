@@ -145,7 +145,16 @@ fn one(bench: &mut Bench, case: Case, lines: &mut Vec<Vec<String>>) -> Result<()
             ..Tuner::default()
         };
         let found = tuner.tune(&kernel, &subject.args)?;
-        bench.say(&format!("{} schedules tried", found.table.len()));
+        let errors = found.table.iter().filter_map(|t| t.outcome.as_ref().err());
+        let errors: Vec<&String> = errors.collect();
+        let first = errors
+            .first()
+            .map_or(String::new(), |why| format!(": {why}"));
+        bench.say(&format!(
+            "{} schedules tried, {} not usable{first}",
+            found.table.len(),
+            errors.len()
+        ));
         let what = ("tuned", Some(default));
         subject.row(bench, &kernel, &found.schedules, what, lines)?;
     }
