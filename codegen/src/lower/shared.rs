@@ -26,23 +26,47 @@ pub(crate) fn shared_inputs(pass: &Pass) -> Vec<InputId> {
         let decl = &rec.inputs[id.0 as usize];
         let varies = |axis: AxisId| decl.axes.contains(&axis);
         let lane = pass.structure.lane.is_some_and(varies);
-        // Read at its own axes alone; the inner ones are fixed.
-        let plain = live.iter().all(|&n| match rec.graph.node(n) {
-            Node::Input { input, index, .. } if *input == id => {
-                let own = decl.axes.iter().zip(index);
-                own.into_iter().all(|(&a, &i)| i == AxisIndex::At(a))
-            }
+        let shifted = live.iter().any(|&n| match rec.graph.node(n) {
             Node::Shift { x, .. } => {
-                !matches!(rec.graph.node(*x), Node::Input { input, .. } if *input == id)
+                matches!(rec.graph.node(*x), Node::Input { input, .. } if *input == id)
             }
-            _ => true,
+            _ => false,
         });
-        let used = live
-            .iter()
-            .any(|&n| matches!(rec.graph.node(n), Node::Input { input, .. } if *input == id));
-        used && plain && varies(rec.time) && !lane && !decl.complex && fits(pass, id)
+        let read = index_of(pass, id).is_some() && !shifted;
+        read && varies(rec.time) && !lane && !decl.complex && fits(pass, id)
     })
     .collect()
+}
+
+/// How an input is read, if always so that a block reads the same: at its own axes, or at the group that the block's
+/// points of the lane axis are in.
+fn index_of(pass: &Pass, input: InputId) -> Option<Vec<AxisIndex>> {
+    let rec = &pass.recurrence;
+    let own = &rec.inputs[input.0 as usize].axes;
+    let live = rec.graph.reachable(&rec.roots());
+    let mut reads = live.iter().filter_map(|&n| match rec.graph.node(n) {
+        Node::Input {
+            input: i, index, ..
+        } if *i == input => Some(index),
+        _ => None,
+    });
+    let first = reads.next()?;
+    let same = own.iter().zip(first).all(|(&axis, &i)| match i {
+        AxisIndex::At(a) => a == axis,
+        AxisIndex::Group { of, groups } => {
+            groups == axis && Some(of) == pass.structure.lane && is_whole(pass, of, groups)
+        }
+    });
+    (same && reads.all(|index| index == first)).then(|| first.to_vec())
+}
+
+/// Whether a group of the lane axis has whole blocks.
+fn is_whole(pass: &Pass, of: AxisId, groups: AxisId) -> bool {
+    let s = &pass.schedule;
+    let block = i64::from(s.block * (s.threads / s.warp.max(1)).max(1));
+    let (n, g) = (known(pass, of), known(pass, groups));
+    let fixed = |axis: AxisId| matches!(pass.extents[axis.0 as usize], Ix::Const(_));
+    fixed(of) && fixed(groups) && g > 0 && (n / g) % block == 0
 }
 
 /// Whether the order of the input's axes suits the loops: threads copy what is contiguous.
@@ -254,12 +278,12 @@ impl Builder<'_> {
             left = left / Ix::Const(n);
         }
         let mut from = Ix::Const(0);
-        for &axis in &axes {
+        for (&axis, index) in axes.iter().zip(index_of(pass, input).unwrap_or_default()) {
             let place = places
                 .iter()
                 .find(|(a, _)| *a == axis)
                 .map(|(_, ix)| ix.clone());
-            let place = place.unwrap_or_else(|| self.position(axis));
+            let place = place.unwrap_or_else(|| self.coordinate(index, None));
             from = from * self.extent(axis) + place;
         }
         let source = self.inputs[input.0 as usize].unwrap_or(Buf(0));
