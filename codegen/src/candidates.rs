@@ -6,6 +6,7 @@ mod gpu;
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
+use crate::lower::{shared_bytes, shared_inputs};
 use crate::options::Options;
 use crate::plan::{Plan, Refusal};
 use crate::schedule::{Algorithm, Order, Schedule, THREADS};
@@ -20,7 +21,9 @@ pub fn candidates(
     options: &Options,
     target: &Target,
 ) -> Vec<Schedule> {
-    let fits = |s: &Schedule| Plan::new(scan, extents, options, target, s).is_ok();
+    let fits = |s: &Schedule| {
+        Plan::new(scan, extents, options, target, s).is_ok_and(|plan| has_room(&plan))
+    };
     let mut all = proposals(scan, extents, options, target);
     all.retain(fits);
     all
@@ -39,12 +42,30 @@ pub fn default_plan(
     let none = Refusal(format!("{} has no schedule", scan.recurrence.name));
     let mut plan = Err(none);
     for schedule in proposals(scan, extents, options, target) {
-        plan = Plan::new(scan, extents, options, target, &schedule);
-        if plan.is_ok() {
+        let made = Plan::new(scan, extents, options, target, &schedule);
+        let good = made.as_ref().is_ok_and(has_room);
+        // One that leaves little room is better than none.
+        if good || plan.is_err() {
+            plan = made;
+        }
+        if good {
             break;
         }
     }
     plan
+}
+
+/// Bytes of shared memory a thread, up to which a multiprocessor still has room for the blocks that its registers allow.
+const SHARED_PER_THREAD: u64 = 384;
+
+/// Whether what blocks share leaves a multiprocessor room for several of them.
+fn has_room(plan: &Plan) -> bool {
+    plan.passes.iter().all(|pass| {
+        let s = &pass.schedule;
+        let bytes = |&input| shared_bytes(pass, input, plan.compute.storage());
+        let shared: u64 = shared_inputs(pass).iter().map(bytes).sum();
+        s.share == 0 || shared <= SHARED_PER_THREAD * u64::from(s.threads)
+    })
 }
 
 /// Schedules that may fit, the most promising first.

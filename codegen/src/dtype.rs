@@ -92,6 +92,15 @@ impl Ty {
     pub fn is_float(self) -> bool {
         matches!(self, Ty::F32 | Ty::F64)
     }
+    /// How a float register lies in memory unchanged; F32 for others.
+    #[must_use]
+    pub fn storage(self) -> Dtype {
+        if self == Ty::F64 {
+            Dtype::F64
+        } else {
+            Dtype::F32
+        }
+    }
     /// The integer type of the same width.
     #[must_use]
     pub fn bits(self) -> Ty {

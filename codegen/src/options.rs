@@ -40,10 +40,6 @@ impl Options {
     /// The storage type of the compute type.
     #[must_use]
     pub fn compute_dtype(&self) -> Dtype {
-        if self.compute == Ty::F64 {
-            Dtype::F64
-        } else {
-            Dtype::F32
-        }
+        self.compute.storage()
     }
 }

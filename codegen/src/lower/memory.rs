@@ -4,7 +4,6 @@
 use selscan_dsl::{AxisId, AxisIndex, AxisSet, InputId, Part, StateId, When};
 
 use super::builder::{Builder, Slot, Stored};
-use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Buf, BufferDecl, Ix, Reg, Rhs, Role, Stmt};
 
 impl Builder<'_> {
@@ -157,11 +156,7 @@ impl Builder<'_> {
         };
         let points = axes.iter().map(|&a| self.known(a)).product::<i64>();
         let len = Ix::Const(points * width * steps.unwrap_or(1));
-        let dtype = if self.ty == Ty::F64 {
-            Dtype::F64
-        } else {
-            Dtype::F32
-        };
+        let dtype = self.ty.storage();
         let name = format!("{name}{}", self.names);
         self.names += 1;
         self.proc.buffers.push(BufferDecl {

@@ -12,7 +12,7 @@
 use selscan_dsl::{AxisId, AxisIndex, InputId, Node};
 
 use super::builder::Builder;
-use crate::dtype::{Dtype, Ty};
+use crate::dtype::Dtype;
 use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, Reg, Rhs, Role, Stmt};
 use crate::plan::Pass;
 use crate::schedule::Order;
@@ -157,7 +157,7 @@ impl Builder<'_> {
             if self.shared_inputs.contains_key(&input) {
                 continue;
             }
-            let dtype = stored(self.pass, input, self.compute_dtype());
+            let dtype = stored(self.pass, input, self.ty.storage());
             let len = elements(self.pass, input);
             self.proc.buffers.push(BufferDecl {
                 name: format!(
@@ -189,17 +189,9 @@ impl Builder<'_> {
         self.stmt(Stmt::Sync);
     }
 
-    fn compute_dtype(&self) -> Dtype {
-        if self.ty == Ty::F64 {
-            Dtype::F64
-        } else {
-            Dtype::F32
-        }
-    }
-
     /// Elements of a thread's run that are neighbours in shared memory.
     fn run_unit(&self, input: InputId) -> i64 {
-        let dtype = stored(self.pass, input, self.compute_dtype());
+        let dtype = stored(self.pass, input, self.ty.storage());
         unit(dtype.bytes(), i64::from(self.pass.schedule.tile))
     }
 
