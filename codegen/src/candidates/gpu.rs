@@ -16,6 +16,12 @@ use crate::target::Gpu;
 /// Warps of a multiprocessor that hide the latency of one another: 16 are what 128 registers a thread leave room for.
 const WARPS: usize = 15;
 
+/// State points that a turn of a thread's loop over time may go through.
+const MOST_UNROLLED: usize = 256;
+
+/// State points that a thread's registers hold.
+const MOST_HELD: usize = 64;
+
 /// Schedules worth trying.
 pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedule> {
     let rec = &scan.recurrence;
@@ -27,6 +33,8 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         .map(|&a| extents.get(a))
         .fold(1, usize::saturating_mul);
     let wanted = 32 * WARPS * gpu.multiprocessors as usize;
+    let inner = structure.state_inner.iter().map(|a| extents.get(a));
+    let states = inner.fold(1, usize::saturating_mul).max(1);
     let streams = rec.inputs.iter().filter(|i| {
         i.axes.contains(&rec.time) && structure.lane.is_some_and(|a| i.axes.contains(&a))
     });
@@ -46,7 +54,7 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         resident: 0,
     };
     let scanned = scanned(&base, steps, points, wanted);
-    let apart = apart(&base, steps, points, wanted, time_last);
+    let apart = apart(&base, steps, (points, states), wanted, time_last);
     let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
     if several && time_last && points < wanted {
@@ -63,6 +71,12 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
             out.extend(scanned);
         }
     }
+    // Unrolled code beyond this takes seconds to compile, and more registers than there are.
+    out.retain(|s| {
+        let points = states.div_ceil(s.warp as usize) * s.block as usize;
+        s.order == Order::Scanned
+            || points * s.unroll as usize <= MOST_UNROLLED && points <= MOST_HELD
+    });
     // What runs any recurrence.
     for order in [Order::Tiled, Order::Stepped] {
         for unroll in [1, 4] {
@@ -125,7 +139,7 @@ fn scanned(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<S
 fn apart(
     base: &Schedule,
     steps: usize,
-    points: usize,
+    (points, states): (usize, usize),
     wanted: usize,
     time_last: bool,
 ) -> Vec<Schedule> {
@@ -160,7 +174,13 @@ fn apart(
         ],
     };
     // A single step has nothing to share but its states.
-    let warps: &[u32] = if steps > 1 { &[1] } else { &[4, 8, 1, 2, 16] };
+    let warps: &[u32] = match (steps, states) {
+        (0..2, _) => &[4, 8, 1, 2, 16],
+        (_, 0..=32) => &[1],
+        (_, 33..=64) => &[4, 2, 1],
+        (_, 65..=128) => &[8, 4, 2],
+        _ => &[16, 32, 8],
+    };
     let shares: &[u32] = if steps > 1 { &[2, 0] } else { &[0] };
     let mut out = Vec::new();
     for &warp in warps {
