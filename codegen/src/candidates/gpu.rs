@@ -34,7 +34,13 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         .fold(1, usize::saturating_mul);
     let wanted = 32 * WARPS * gpu.multiprocessors as usize;
     let inner = structure.state_inner.iter().map(|a| extents.get(a));
-    let states = inner.fold(1, usize::saturating_mul).max(1);
+    // A complex state has two registers a point.
+    let halves = if rec.states.iter().any(|s| s.complex) {
+        2
+    } else {
+        1
+    };
+    let states = inner.fold(halves, usize::saturating_mul).max(1);
     let streams = rec.inputs.iter().filter(|i| {
         i.axes.contains(&rec.time) && structure.lane.is_some_and(|a| i.axes.contains(&a))
     });
@@ -53,7 +59,7 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         tiles: 1,
         resident: 0,
     };
-    let scanned = scanned(&base, steps, points, wanted);
+    let scanned = scanned(&base, steps, points, wanted, halves == 2);
     let apart = apart(&base, steps, (points, states), wanted, time_last);
     let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
@@ -61,13 +67,13 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         out.extend(scanned);
         out.extend(apart);
     } else if several && points < wanted / 8 {
-        out.extend(chunked(&base, steps, points, wanted));
+        out.extend(chunked(&base, steps, (points, states), wanted));
         out.extend(apart);
         out.extend(scanned);
     } else {
         out.extend(apart);
         if several {
-            out.extend(chunked(&base, steps, points, wanted));
+            out.extend(chunked(&base, steps, (points, states), wanted));
             out.extend(scanned);
         }
     }
@@ -93,7 +99,13 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
 }
 
 /// Runs of steps scanned across the threads of a warp: as few threads as are enough, for each level of the scan costs.
-fn scanned(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<Schedule> {
+fn scanned(
+    base: &Schedule,
+    steps: usize,
+    points: usize,
+    wanted: usize,
+    complex: bool,
+) -> Vec<Schedule> {
     let mut warps = vec![1, 2, 4, 8, 16, 32];
     warps.sort_by_key(|&w: &u32| {
         let enough = points.saturating_mul(w as usize) >= wanted;
@@ -103,12 +115,17 @@ fn scanned(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<S
     let mut out = Vec::new();
     for warp in warps {
         // Where an item is a whole warp, only large blocks have inputs in common to speak of.
-        let threads: &[u32] = if warp == 32 {
+        let threads: &[u32] = if warp == 32 && !complex {
             &[512, 256, 128]
         } else {
             &[128, 256]
         };
-        for &tile in if steps < 16 { &[8, 16][..] } else { &[16, 8] } {
+        let tiles: &[u32] = match (complex, steps) {
+            (true, _) => &[8, 4],
+            (false, 0..16) => &[8, 16],
+            (false, _) => &[16, 8],
+        };
+        for &tile in tiles {
             for (share, tiles) in [(2, 1), (2, 4), (1, 1), (0, 1)] {
                 for &threads in threads {
                     for (block, unroll, resident) in [(1, 1, 0), (1, 2, 0), (1, 2, 384 / threads)] {
@@ -184,6 +201,16 @@ fn apart(
     let shares: &[u32] = if steps > 1 { &[2, 0] } else { &[0] };
     let mut out = Vec::new();
     for &warp in warps {
+        // Threads that share large states have no registers left for several steps.
+        let wide = if (warp > 1 || states > 32) && steps > 1 {
+            &[
+                (1, 1, 128, u32::from(warp > 1)),
+                (1, 1, 64, 0),
+                (1, 2, 128, 0),
+            ][..]
+        } else {
+            wide
+        };
         for &share in shares {
             for &(block, unroll, threads, ahead) in wide {
                 out.push(Schedule {
@@ -208,8 +235,14 @@ fn apart(
 }
 
 /// Time in as many chunks as keep the GPU busy.
-fn chunked(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<Schedule> {
-    if steps < 64 {
+fn chunked(
+    base: &Schedule,
+    steps: usize,
+    (points, states): (usize, usize),
+    wanted: usize,
+) -> Vec<Schedule> {
+    // A chunk's summary has each state and its decay.
+    if steps < 64 || states > 32 {
         return Vec::new();
     }
     // The chunks of a channel are carried one after another: they must not be too many.
@@ -217,7 +250,8 @@ fn chunked(base: &Schedule, steps: usize, points: usize, wanted: usize) -> Vec<S
     let chunk = 1 << (steps / chunks).max(64).ilog2();
     let mut out = Vec::new();
     for chunk in [chunk, chunk * 2, (chunk / 2).max(32)] {
-        for unroll in [4, 1, 2] {
+        // The passes over a large state have no registers left for several steps.
+        for unroll in if states > 16 { [1, 1, 1] } else { [4, 1, 2] } {
             out.push(Schedule {
                 algorithm: Algorithm::Chunked { chunk },
                 unroll,
