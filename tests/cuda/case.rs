@@ -1,7 +1,7 @@
 //! What is compiled: models as they are launched, as CUDA C; and what NVRTC makes of it.
 
 use selscan_codegen::backend::cuda::{Source, emit};
-use selscan_codegen::{Dtype, Options, Plan, Schedule, Target, default_plan, lower};
+use selscan_codegen::{Dtype, Options, Plan, Refusal, Schedule, Target, default_plan, lower};
 use selscan_dsl::scan::{Scan, prepare};
 use selscan_dsl::{Extents, Recurrence};
 use selscan_models::Model;
@@ -48,10 +48,25 @@ impl Case {
         }
     }
 
+    /// The same with another extent of an axis.
+    pub fn with_extent(mut self, axis: &str, extent: usize) -> Case {
+        let r = self.model.recurrence().unwrap();
+        let other =
+            |&(name, n): &(&'static str, usize)| (name, if name == axis { extent } else { n });
+        let extents: Vec<_> = self.model.typical.iter().map(other).collect();
+        self.extents = Model::extents(&r, &extents);
+        self
+    }
+
     /// Model and what it is compiled with.
     pub fn name(&self) -> String {
         let packed = if self.packed { ", packed" } else { "" };
         format!("{} in {}{packed}", self.model.name, self.dtype)
+    }
+
+    /// The plan of a schedule, if it fits.
+    pub fn plan(&self, scan: &Scan, schedule: &Schedule, target: &Target) -> Result<Plan, Refusal> {
+        Plan::new(scan, &self.extents, &self.options, target, schedule)
     }
 
     /// The plans of its default schedules.

@@ -6,10 +6,11 @@ use std::process::Command;
 
 use selscan_runtime::nvrtc;
 
+use super::Failure;
 use super::case::{Built, Case};
 
 /// Writes the table: a row for each kernel of cases that are not packed.
-pub fn write(built: &[(Case, Vec<Built>)], architecture: &str) {
+pub fn write(results: &[(Case, Result<Vec<Built>, Failure>)], architecture: &str) {
     let (major, minor) = nvrtc::version().unwrap();
     let mut text = format!(
         "# Registers of default schedules on {architecture}
@@ -25,8 +26,9 @@ instructions are those in the code, not those that run.
         output("date", &["-u", "+%F"]),
         output("git", &["describe", "--always", "--dirty"]),
     );
-    for (case, plans) in built.iter().filter(|(case, _)| !case.packed) {
-        for plan in plans {
+    for (case, result) in results.iter().filter(|(case, _)| !case.packed) {
+        let (Ok(built) | Err(Failure { built, .. })) = result;
+        for plan in built {
             for kernel in &plan.kernels {
                 let r = &kernel.resources;
                 let spills = match (r.spill_stores, r.spill_loads) {
