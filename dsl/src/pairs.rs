@@ -41,6 +41,15 @@ pub struct Pairs {
 }
 
 impl Scan {
+    /// Whether a state starts anew within time (packed sequences).
+    #[must_use]
+    pub fn resets(&self) -> bool {
+        let affine = self.states.iter().filter_map(|s| s.affine.as_ref().ok());
+        affine
+            .into_iter()
+            .any(|a| is_reset(&self.source.graph, a.a))
+    }
+
     /// The recurrence with the pair of each state. `None` unless every state is diagonal by itself.
     #[must_use]
     pub fn pairs(&self) -> Option<Pairs> {

@@ -20,7 +20,7 @@ const WARPS: usize = 15;
 const MOST_UNROLLED: usize = 256;
 
 /// State points that a thread's registers hold.
-const MOST_HELD: usize = 64;
+const MOST_HELD: usize = 48;
 
 /// Schedules worth trying.
 pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedule> {
@@ -59,7 +59,7 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         tiles: 1,
         resident: 0,
     };
-    let scanned = scanned(&base, steps, points, wanted, halves == 2);
+    let scanned = scanned(&base, steps, points, wanted, (halves == 2, scan.resets()));
     let apart = apart(&base, steps, (points, states), wanted, time_last);
     let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
@@ -104,7 +104,7 @@ fn scanned(
     steps: usize,
     points: usize,
     wanted: usize,
-    complex: bool,
+    (complex, resets): (bool, bool),
 ) -> Vec<Schedule> {
     let mut warps = vec![1, 2, 4, 8, 16, 32];
     warps.sort_by_key(|&w: &u32| {
@@ -114,8 +114,9 @@ fn scanned(
     warps.truncate(3);
     let mut out = Vec::new();
     for warp in warps {
-        // Where an item is a whole warp, only large blocks have inputs in common to speak of.
-        let threads: &[u32] = if warp == 32 && !complex {
+        // Where an item is a whole warp, only large blocks have inputs in common to speak of; complex numbers and resets
+        // need more registers than those leave.
+        let threads: &[u32] = if warp == 32 && !complex && !resets {
             &[512, 256, 128]
         } else {
             &[128, 256]
@@ -203,11 +204,7 @@ fn apart(
     for &warp in warps {
         // Threads that share large states have no registers left for several steps.
         let wide = if (warp > 1 || states > 32) && steps > 1 {
-            &[
-                (1, 1, 128, u32::from(warp > 1)),
-                (1, 1, 64, 0),
-                (1, 2, 128, 0),
-            ][..]
+            &[(1, 1, 128, 0), (1, 1, 64, 0), (1, 2, 128, 0)][..]
         } else {
             wide
         };
