@@ -159,12 +159,15 @@ impl Plan {
             check_pass(pass, options, target)?;
             check_share(pass, options, target, &multiples)?;
         }
+        let narrow = target.gpu.is_some()
+            && is_narrow(rec, extents)
+            && workspaces.iter().all(|(_, len)| is_short(len, extents));
         Ok(Plan {
             passes,
             workspaces,
             multiples,
             wide: target.gpu.is_some(),
-            narrow: target.gpu.is_some() && is_narrow(rec, extents),
+            narrow,
             extent_names,
             compute: options.compute,
             schedule: *schedule,
@@ -285,6 +288,12 @@ fn multiples(
         Some(_) => (0..count).map(of).collect(),
         None => vec![1; count],
     }
+}
+
+/// Whether 31 bits count that many elements, with room for a block.
+fn is_short(len: &Ix, extents: &Extents) -> bool {
+    let len = len.eval(&|_| 0, &|axis| extents.get(axis) as i64);
+    len.is_some_and(|n| n < 1 << 30)
 }
 
 /// Whether 31 bits count the elements of every tensor and the points of every axis, with room for a block.

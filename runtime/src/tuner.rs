@@ -293,6 +293,12 @@ impl Check {
     }
 }
 
+/// About `most`, and a multiple of the power of two (up to 2^bits) that divides `extent`: a GPU's plans depend on it.
+fn whole(extent: usize, most: usize, bits: u32) -> usize {
+    let multiple = 1 << extent.trailing_zeros().min(bits);
+    (most / multiple).max(1).saturating_mul(multiple)
+}
+
 /// Smaller extents on the axes that the code is not fixed to.
 fn slice(kernel: &Kernel, plans: &[Plan], extents: &Extents) -> Extents {
     let r = kernel.recurrence();
@@ -306,6 +312,7 @@ fn slice(kernel: &Kernel, plans: &[Plan], extents: &Extents) -> Extents {
             }
         }
     }
+    let gpu = kernel.device().target().gpu.is_some();
     let passes = || plans.iter().flat_map(|p| &p.passes);
     let lane = |axis| passes().any(|p| p.structure.lane == Some(axis));
     let free = |axis: selscan_dsl::AxisId| {
@@ -316,13 +323,35 @@ fn slice(kernel: &Kernel, plans: &[Plan], extents: &Extents) -> Extents {
     };
     let shorter = |(i, &extent): (usize, &usize)| {
         let axis = r.canonical(selscan_dsl::AxisId(i as u8));
-        let most = match () {
-            () if axis == r.canonical(r.time) => CHECKED_STEPS,
-            () if !free(axis) => usize::MAX,
-            () if lane(axis) => CHECKED_LANES,
-            () => CHECKED_POINTS,
+        let (most, bits) = match () {
+            () if axis == r.canonical(r.time) => (CHECKED_STEPS, 4),
+            () if !free(axis) => (usize::MAX, 0),
+            () if lane(axis) => (CHECKED_LANES, 10),
+            () => (CHECKED_POINTS, 0),
         };
-        extent.min(most)
+        extent.min(if gpu { whole(extent, most, bits) } else { most })
     };
     Extents(extents.0.iter().enumerate().map(shorter).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks of threads are full on the slice where they are on the whole.
+    #[test]
+    fn a_slice_is_divided_by_what_divides_the_whole() {
+        for (extent, most, bits, wanted) in [
+            (2048, 67, 10, 1024),
+            (5120, 67, 10, 1024),
+            (1000, 67, 10, 64),
+            (77, 67, 10, 67),
+            (2048, 131, 4, 128),
+            (2047, 131, 4, 131),
+            (8, 2, 0, 2),
+        ] {
+            assert_eq!(whole(extent, most, bits), wanted, "{extent}");
+        }
+        assert!(whole(2048, usize::MAX, 0) >= 2048);
+    }
 }
