@@ -72,7 +72,7 @@ fn on_all_cores<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) ->
 fn assert_none(errors: &[String]) {
     assert!(
         errors.is_empty(),
-        "{} kernels:\n{}",
+        "{} wrong:\n{}",
         errors.len(),
         errors.join("\n")
     );

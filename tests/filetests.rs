@@ -1,6 +1,8 @@
 //! Golden text of every stage: each file of `tests/filetests` holds a kernel and what each stage makes of it.
 //!
 //! ```text
+//! // target: h200 (left out: a CPU with vectors of 128 bits)
+//! // dtype: bf16 (left out: f32)
 //! // shape: B=1, L=64, D=8, N=4
 //! // schedule: sequential order=tiled lanes=4 block=1 tile=16 unroll=2
 //! #[ssm_kernel] fn …
@@ -16,11 +18,21 @@ use std::path::Path;
 use cranelift_codegen::isa::{self, TargetIsa};
 use cranelift_codegen::settings::{self, Configurable, Flags};
 use selscan_codegen::backend::cranelift::{emit, prepare as legal};
-use selscan_codegen::{Options, Plan, Target, lower};
+use selscan_codegen::backend::cuda;
+use selscan_codegen::loop_ir::Program;
+use selscan_codegen::{Dtype, Options, Plan, Target, lower};
 use selscan_dsl::{Extents, Recurrence, prepare};
 
 /// The stages in order; a file holds those that it names.
-const STAGES: [&str; 6] = ["recurrence", "scan", "simplified", "plan", "loops", "clif"];
+const STAGES: [&str; 7] = [
+    "recurrence",
+    "scan",
+    "simplified",
+    "plan",
+    "loops",
+    "clif",
+    "cuda",
+];
 
 /// x86-64 with SSE4.1, AVX and FMA, whatever the machine at hand has.
 fn machine() -> std::sync::Arc<dyn TargetIsa> {
@@ -41,11 +53,24 @@ fn machine() -> std::sync::Arc<dyn TargetIsa> {
     builder.finish(Flags::new(flags)).unwrap()
 }
 
-fn header<'a>(text: &'a str, key: &str) -> &'a str {
+fn header<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let prefix = format!("// {key}: ");
-    text.lines()
-        .find_map(|line| line.strip_prefix(&prefix))
-        .unwrap_or_else(|| panic!("no line '{prefix}…'"))
+    text.lines().find_map(|line| line.strip_prefix(&prefix))
+}
+
+fn target(kernel: &str) -> Target {
+    match header(kernel, "target") {
+        None => Target::generic(),
+        Some("h200") => Target::h200(),
+        Some(other) => panic!("no target {other}"),
+    }
+}
+
+/// The kernels of a program as CUDA C, without what comes before them in every text.
+fn cuda_kernels(program: &Program) -> String {
+    let text = cuda::emit(program).unwrap().text;
+    let start = text.find("\nextern \"C\" __global__").unwrap();
+    text[start..].trim_start().to_owned()
 }
 
 /// What a stage makes of a kernel.
@@ -57,6 +82,7 @@ fn stage(kernel: &str, stage: &str) -> String {
     }
     let extent = |name: &str| {
         let pairs = header(kernel, "shape")
+            .expect("a line '// shape: …'")
             .split(',')
             .map(|p| p.trim().split_once('=').unwrap());
         let mut found = pairs
@@ -84,16 +110,28 @@ fn stage(kernel: &str, stage: &str) -> String {
                 .collect(),
         );
         let mut options = Options::default();
+        if let Some(dtype) = header(kernel, "dtype") {
+            let dtype = Dtype::from_name(dtype).unwrap();
+            let inputs = own.inputs.iter().map(|i| &i.name);
+            let outputs = own.outputs.iter().map(|o| &o.name);
+            let tensors = inputs.chain(outputs).cloned();
+            options.storage = tensors.map(|name| (name, dtype)).collect();
+        }
         options
             .last
             .extend(own.states.iter().map(|s| s.name.clone()));
-        let schedule = header(kernel, "schedule").parse().unwrap();
-        let plan = Plan::new(&scan, &extents, &options, &Target::generic(), &schedule).unwrap();
+        let schedule = header(kernel, "schedule").expect("a line '// schedule: …'");
+        let schedule = schedule.parse().unwrap();
+        let plan = Plan::new(&scan, &extents, &options, &target(kernel), &schedule).unwrap();
         if stage == "plan" {
             write!(out, "{plan}").unwrap();
             continue;
         }
         let program = lower(&plan);
+        if stage == "cuda" {
+            out.push_str(&cuda_kernels(&program));
+            continue;
+        }
         for proc in &program.procs {
             if stage == "loops" {
                 write!(out, "{proc}").unwrap();

@@ -20,7 +20,7 @@ the numbers, which change with NVRTC. Extents are those of a call in practice (`
 states come and go, sequences are not packed. Bytes of stack and spills (stores + loads) are a thread's, of shared memory a block's;
 instructions are those in the code, not those that run.
 
-| model | type | schedule | registers | stack | spills | shared | instructions |
+| kernel | type | schedule | registers | stack | spills | shared | instructions |
 |---|---|---|---:|---:|---:|---:|---:|
 ",
         output("date", &["-u", "+%F"]),
@@ -39,7 +39,7 @@ instructions are those in the code, not those that run.
                 writeln!(
                     text,
                     "| {} | {} | {} | {} | {} | {spills} | {} | {instructions} |",
-                    case.model.name,
+                    r.name.split_once('_').map_or(&*r.name, |(_, name)| name),
                     case.dtype,
                     plan.schedule,
                     r.registers,
