@@ -7,15 +7,20 @@
 //! [`eval_with_bound`] also carries the running first-order error bound that is this project's one tolerance,
 //! |y − y64| ≤ K·eps·m with m(x) = |x| of an input and m(f(x₁, …)) = |f| + Σ |∂f/∂xᵢ|·m(xᵢ).
 
+mod gradients;
 mod machine;
 mod node;
 mod order;
 mod value;
 
+use std::collections::BTreeMap;
+
 use crate::array::{Array, Inputs, Outputs};
 use crate::axis::{AxisId, Extents};
 use crate::recurrence::{InputKind, Recurrence};
 use crate::shape::{ShapeError, axis_names, bind_extents};
+use crate::vjp::VjpError;
+pub use gradients::gradients;
 use machine::Machine;
 use value::Value;
 
@@ -50,6 +55,8 @@ pub enum EvalError {
         "`{kernel}` reduces or shifts over its time axis; only states may carry values through time"
     )]
     OverTime { kernel: String },
+    #[error(transparent)]
+    Vjp(#[from] VjpError),
     #[error("an intermediate value over [{axes}] has more elements than memory can address")]
     TooBig { axes: String },
 }
@@ -72,19 +79,53 @@ pub fn eval_with_bound(r: &Recurrence, inputs: &Inputs) -> Result<(Outputs, Outp
 }
 
 fn run(r: &Recurrence, inputs: &Inputs, bound: bool) -> Result<(Outputs, Outputs), EvalError> {
-    check(r, inputs)?;
-    let mut r = r.specialize(&|name| inputs.has(name));
-    let given = inputs.tensors.iter().chain(&inputs.initial);
-    let extents = bind_extents(
-        &r,
-        given.map(|(name, x)| (name.as_str(), x.shape.as_slice())),
-    )?;
-    let mut tensors = inputs.tensors.clone();
-    if let Some(seq_idx) = &inputs.seq_idx {
-        check_seq_idx(&r, &extents, seq_idx)?;
-        tensors.extend(r.boundary_inputs(seq_idx));
-        r = r.with_boundaries();
+    let call = Call::new(r, inputs, &[])?;
+    run_call(&call, &inputs.initial, bound)
+}
+
+/// A recurrence specialised to a call, with boundaries if it is packed.
+struct Call {
+    r: Recurrence,
+    extents: Extents,
+    tensors: BTreeMap<String, Array>,
+}
+
+impl Call {
+    /// `shapes` are known beside those of the inputs.
+    fn new(
+        r: &Recurrence,
+        inputs: &Inputs,
+        shapes: &[(&str, &[usize])],
+    ) -> Result<Self, EvalError> {
+        check(r, inputs)?;
+        let mut r = r.specialize(&|name| inputs.has(name));
+        let given = inputs.tensors.iter().chain(&inputs.initial);
+        let given = given.map(|(name, x)| (name.as_str(), x.shape.as_slice()));
+        let extents = bind_extents(&r, given.chain(shapes.iter().copied()))?;
+        let mut tensors = inputs.tensors.clone();
+        if let Some(seq_idx) = &inputs.seq_idx {
+            check_seq_idx(&r, &extents, seq_idx)?;
+            tensors.extend(r.boundary_inputs(seq_idx));
+            r = r.with_boundaries();
+        }
+        Ok(Call {
+            r,
+            extents,
+            tensors,
+        })
     }
+}
+
+fn run_call(
+    call: &Call,
+    initial: &BTreeMap<String, Array>,
+    bound: bool,
+) -> Result<(Outputs, Outputs), EvalError> {
+    let Call {
+        r,
+        extents,
+        tensors,
+    } = call;
     let values = r
         .inputs
         .iter()
@@ -99,14 +140,13 @@ fn run(r: &Recurrence, inputs: &Inputs, bound: bool) -> Result<(Outputs, Outputs
         .iter()
         .map(|s| {
             let points = extents.shape(&s.axes).iter().product();
-            match inputs.initial.get(&s.name) {
+            match initial.get(&s.name) {
                 Some(x) => Value::of(x, bound),
                 None => Value::new(points, s.complex, bound, s.init),
             }
         })
         .collect();
-    let machine = Machine::new(&r, &extents, values, initial, bound)?;
-    Ok(machine.run())
+    Ok(Machine::new(r, extents, values, initial, bound)?.run())
 }
 
 /// What shapes do not say: flags, types, and as much data as the shape takes.

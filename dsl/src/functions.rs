@@ -11,6 +11,8 @@
 //! * `trapezoid`: Mamba-3's generalised trapezoid. It has three coefficients: of h, of the step before's b·u
 //!   and of this step's b·u: `h = a_bar * h + b_prev * delay(b, 1) * delay(u, 1) + b_bar * b * u`,
 //!   lambda = 1 being `mamba` and lambda = 1/2 the trapezoidal rule.
+//!
+//! `phi1_slope` is φ₁'(x) = (eˣ − φ₁(x))/x, near 0 its series Σ xᵏ (k + 1)/(k + 2)! up to a term below 1e-17.
 
 use std::f64::consts;
 
@@ -32,6 +34,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("logsigmoid(x)",                           "-softplus(-x)"),
     ("clamp(x, low, high)",                     "min(max(x, low), high)"),
     ("square(x)",                               "x * x"),
+    ("phi1_slope(x)",                           "select(abs(x) < 0.25, 0.5 + x * (0.3333333333333333 + x * (0.125 + x * (0.03333333333333333 + x * (0.006944444444444444 + x * (0.0011904761904761906 + x * (0.00017361111111111112 + x * (2.2045855379188714e-05 + x * (2.48015873015873e-06 + x * (2.505210838544172e-07 + x * (2.296443268665491e-08 + x * (1.9270852604185937e-09 + x * (1.4911969277048643e-10)))))))))))), (exp(x) - phi1(x)) / x)"),
 ];
 
 /// The named constants, as in `std::f64::consts`.

@@ -1,4 +1,4 @@
-//! The table of scalar operations: name, arity, result type, f64 meaning, slopes, complex meaning, cost.
+//! The table of scalar operations: name, arity, cost, f64 meaning, slopes, complex meaning, derivative.
 //!
 //! An operation has no axes: it is applied at every point of the axes that its operands vary over.
 //! `slopes` are the absolute partial derivatives, used for the running error bound of [`mod@crate::eval`].
@@ -63,6 +63,11 @@ pub struct OpInfo {
     pub slopes: fn(&[f64]) -> [f64; 3],
     /// Its meaning on complex numbers, where it has one.
     pub complex: Option<fn(&[C64]) -> C64>,
+    /// Its derivative, as the cotangent of each operand in the syntax of kernels: of x, y and z the operands, f the
+    /// result and d = (∂L/∂Re f, ∂L/∂Im f) its cotangent. `conj` is the identity on real numbers, and a real
+    /// operand takes the real half. Where there is no derivative, what PyTorch takes: half to each of two equal
+    /// operands of `min` and `max`, 0 for |x| at 0 and for `floor`. Empty: the result does not change smoothly.
+    pub cotangents: &'static [&'static str],
 }
 
 /// φ₁(x) = (eˣ − 1)/x, and 1 at 0 (Hochbruck & Ostermann 2010, eq. 2.10).
@@ -123,51 +128,51 @@ fn max(a: f64, b: f64) -> f64 {
 const FLAT: fn(&[f64]) -> [f64; 3] = |_| [0.0; 3];
 
 macro_rules! table {
-    ($($op:ident $name:literal $arity:literal $cost:literal $real:expr, $slopes:expr, $complex:expr;)*) => {
+    ($($op:ident $name:literal $arity:literal $cost:literal $real:expr, $slopes:expr, $complex:expr, [$($cotangent:literal),*];)*) => {
         /// Every operation, in the order of [`Op`].
         pub static TABLE: &[OpInfo] = &[
-            $(OpInfo { op: Op::$op, name: $name, arity: $arity, cost: $cost, real: $real, slopes: $slopes, complex: $complex }),*
+            $(OpInfo { op: Op::$op, name: $name, arity: $arity, cost: $cost, real: $real, slopes: $slopes, complex: $complex, cotangents: &[$($cotangent),*] }),*
         ];
     };
 }
 
 #[rustfmt::skip]
 table! {
-    // op     name       arity cost  meaning                       |slopes|                                       complex meaning
-    Neg       "neg"      1     1     |x| -x[0],                    |_| [1.0, 0.0, 0.0],                           Some(|x| -x[0]);
-    Add       "add"      2     1     |x| x[0] + x[1],              |_| [1.0, 1.0, 0.0],                           Some(|x| x[0] + x[1]);
-    Sub       "sub"      2     1     |x| x[0] - x[1],              |_| [1.0, 1.0, 0.0],                           Some(|x| x[0] - x[1]);
-    Mul       "mul"      2     1     |x| x[0] * x[1],              |x| [x[1].abs(), x[0].abs(), 0.0],             Some(|x| x[0] * x[1]);
-    Div       "div"      2     6     |x| x[0] / x[1],              |x| [1.0 / x[1].abs(), (x[0] / (x[1] * x[1])).abs(), 0.0], Some(|x| x[0] / x[1]);
-    Min       "min"      2     1     |x| min(x[0], x[1]),          |_| [1.0, 1.0, 0.0],                           None;
-    Max       "max"      2     1     |x| max(x[0], x[1]),          |_| [1.0, 1.0, 0.0],                           None;
-    Abs       "abs"      1     1     |x| x[0].abs(),               |_| [1.0, 0.0, 0.0],                           Some(|x| C64::new(x[0].norm(), 0.0));
-    Floor     "floor"    1     2     |x| x[0].floor(),             FLAT,                                          None;
-    Sqrt      "sqrt"     1     6     |x| x[0].sqrt(),              |x| [0.5 / x[0].sqrt(), 0.0, 0.0],             None;
-    Rsqrt     "rsqrt"    1     10    |x| 1.0 / x[0].sqrt(),        |x| [0.5 / (x[0] * x[0].sqrt()).abs(), 0.0, 0.0], None;
-    Exp       "exp"      1     13    |x| x[0].exp(),               |x| [x[0].exp(), 0.0, 0.0],                    Some(|x| x[0].exp());
-    Exp2      "exp2"     1     10    |x| x[0].exp2(),              |x| [x[0].exp2() * std::f64::consts::LN_2, 0.0, 0.0], None;
-    Expm1     "expm1"    1     20    |x| x[0].exp_m1(),            |x| [x[0].exp(), 0.0, 0.0],                    Some(|x| expm1_complex(x[0]));
-    Phi1      "phi1"     1     24    |x| phi1(x[0]),               |x| [phi1_slope(x[0]).abs(), 0.0, 0.0],        Some(|x| phi1_complex(x[0]));
-    Log       "log"      1     16    |x| x[0].ln(),                |x| [1.0 / x[0].abs(), 0.0, 0.0],              None;
-    Log2      "log2"     1     14    |x| x[0].log2(),              |x| [std::f64::consts::LOG2_E / x[0].abs(), 0.0, 0.0], None;
-    Sin       "sin"      1     16    |x| x[0].sin(),               |x| [x[0].cos().abs(), 0.0, 0.0],              None;
-    Cos       "cos"      1     16    |x| x[0].cos(),               |x| [x[0].sin().abs(), 0.0, 0.0],              None;
-    Tanh      "tanh"     1     20    |x| x[0].tanh(),              |x| [1.0 - x[0].tanh() * x[0].tanh(), 0.0, 0.0], None;
-    Sigmoid   "sigmoid"  1     20    |x| sigmoid(x[0]),            |x| [sigmoid(x[0]) * sigmoid(-x[0]), 0.0, 0.0], None;
-    Softplus  "softplus" 1     30    |x| softplus(x[0]),           |x| [sigmoid(x[0]), 0.0, 0.0],                 None;
-    Erf       "erf"      1     24    |x| libm::erf(x[0]),          |x| [std::f64::consts::FRAC_2_SQRT_PI * (-x[0] * x[0]).exp(), 0.0, 0.0], None;
-    Lt        "lt"       2     1     |x| truth(x[0] < x[1]),       FLAT,                                          None;
-    Le        "le"       2     1     |x| truth(x[0] <= x[1]),      FLAT,                                          None;
-    Gt        "gt"       2     1     |x| truth(x[0] > x[1]),       FLAT,                                          None;
-    Ge        "ge"       2     1     |x| truth(x[0] >= x[1]),      FLAT,                                          None;
-    Eq        "eq"       2     1     |x| truth(x[0] == x[1]),      FLAT,                                          None;
-    Ne        "ne"       2     1     |x| truth(x[0] != x[1]),      FLAT,                                          None;
-    Select    "select"   3     1     |x| if x[0] != 0.0 { x[1] } else { x[2] }, |x| if x[0] != 0.0 { [0.0, 1.0, 0.0] } else { [0.0, 0.0, 1.0] }, Some(|x| if x[0].re != 0.0 { x[1] } else { x[2] });
-    Re        "re"       1     0     |x| x[0],                     |_| [1.0, 0.0, 0.0],                           Some(|x| C64::new(x[0].re, 0.0));
-    Im        "im"       1     0     |_| 0.0,                      FLAT,                                          Some(|x| C64::new(x[0].im, 0.0));
-    Conj      "conj"     1     1     |x| x[0],                     |_| [1.0, 0.0, 0.0],                           Some(|x| x[0].conj());
-    Complex   "complex"  2     0     |x| x[0],                     |_| [1.0, 1.0, 0.0],                           Some(|x| C64::new(x[0].re, x[1].re));
+    // op     name       arity cost  meaning                       |slopes|                                       complex meaning, cotangents of the operands
+    Neg       "neg"      1     1     |x| -x[0],                    |_| [1.0, 0.0, 0.0],                           Some(|x| -x[0]), ["-d"];
+    Add       "add"      2     1     |x| x[0] + x[1],              |_| [1.0, 1.0, 0.0],                           Some(|x| x[0] + x[1]), ["d", "d"];
+    Sub       "sub"      2     1     |x| x[0] - x[1],              |_| [1.0, 1.0, 0.0],                           Some(|x| x[0] - x[1]), ["d", "-d"];
+    Mul       "mul"      2     1     |x| x[0] * x[1],              |x| [x[1].abs(), x[0].abs(), 0.0],             Some(|x| x[0] * x[1]), ["d * conj(y)", "d * conj(x)"];
+    Div       "div"      2     6     |x| x[0] / x[1],              |x| [1.0 / x[1].abs(), (x[0] / (x[1] * x[1])).abs(), 0.0], Some(|x| x[0] / x[1]), ["d / conj(y)", "-d * conj(f / y)"];
+    Min       "min"      2     1     |x| min(x[0], x[1]),          |_| [1.0, 1.0, 0.0],                           None, ["select(x < y, d, select(x == y, d / 2, 0))", "select(y < x, d, select(x == y, d / 2, 0))"];
+    Max       "max"      2     1     |x| max(x[0], x[1]),          |_| [1.0, 1.0, 0.0],                           None, ["select(x > y, d, select(x == y, d / 2, 0))", "select(y > x, d, select(x == y, d / 2, 0))"];
+    Abs       "abs"      1     1     |x| x[0].abs(),               |_| [1.0, 0.0, 0.0],                           Some(|x| C64::new(x[0].norm(), 0.0)), ["select(f == 0, 0, d * (x / f))"];
+    Floor     "floor"    1     2     |x| x[0].floor(),             FLAT,                                          None, [];
+    Sqrt      "sqrt"     1     6     |x| x[0].sqrt(),              |x| [0.5 / x[0].sqrt(), 0.0, 0.0],             None, ["d / (2 * f)"];
+    Rsqrt     "rsqrt"    1     10    |x| 1.0 / x[0].sqrt(),        |x| [0.5 / (x[0] * x[0].sqrt()).abs(), 0.0, 0.0], None, ["-0.5 * d * f * f * f"];
+    Exp       "exp"      1     13    |x| x[0].exp(),               |x| [x[0].exp(), 0.0, 0.0],                    Some(|x| x[0].exp()), ["d * conj(f)"];
+    Exp2      "exp2"     1     10    |x| x[0].exp2(),              |x| [x[0].exp2() * std::f64::consts::LN_2, 0.0, 0.0], None, ["d * f * LN_2"];
+    Expm1     "expm1"    1     20    |x| x[0].exp_m1(),            |x| [x[0].exp(), 0.0, 0.0],                    Some(|x| expm1_complex(x[0])), ["d * conj(exp(x))"];
+    Phi1      "phi1"     1     24    |x| phi1(x[0]),               |x| [phi1_slope(x[0]).abs(), 0.0, 0.0],        Some(|x| phi1_complex(x[0])), ["d * conj(phi1_slope(x))"];
+    Log       "log"      1     16    |x| x[0].ln(),                |x| [1.0 / x[0].abs(), 0.0, 0.0],              None, ["d / x"];
+    Log2      "log2"     1     14    |x| x[0].log2(),              |x| [std::f64::consts::LOG2_E / x[0].abs(), 0.0, 0.0], None, ["d * LOG2_E / x"];
+    Sin       "sin"      1     16    |x| x[0].sin(),               |x| [x[0].cos().abs(), 0.0, 0.0],              None, ["d * cos(x)"];
+    Cos       "cos"      1     16    |x| x[0].cos(),               |x| [x[0].sin().abs(), 0.0, 0.0],              None, ["-d * sin(x)"];
+    Tanh      "tanh"     1     20    |x| x[0].tanh(),              |x| [1.0 - x[0].tanh() * x[0].tanh(), 0.0, 0.0], None, ["d * (1 - f * f)"];
+    Sigmoid   "sigmoid"  1     20    |x| sigmoid(x[0]),            |x| [sigmoid(x[0]) * sigmoid(-x[0]), 0.0, 0.0], None, ["d * (f * (1 - f))"];
+    Softplus  "softplus" 1     30    |x| softplus(x[0]),           |x| [sigmoid(x[0]), 0.0, 0.0],                 None, ["select(x > 20, d, d * sigmoid(x))"];
+    Erf       "erf"      1     24    |x| libm::erf(x[0]),          |x| [std::f64::consts::FRAC_2_SQRT_PI * (-x[0] * x[0]).exp(), 0.0, 0.0], None, ["d * FRAC_2_SQRT_PI * exp(-(x * x))"];
+    Lt        "lt"       2     1     |x| truth(x[0] < x[1]),       FLAT,                                          None, [];
+    Le        "le"       2     1     |x| truth(x[0] <= x[1]),      FLAT,                                          None, [];
+    Gt        "gt"       2     1     |x| truth(x[0] > x[1]),       FLAT,                                          None, [];
+    Ge        "ge"       2     1     |x| truth(x[0] >= x[1]),      FLAT,                                          None, [];
+    Eq        "eq"       2     1     |x| truth(x[0] == x[1]),      FLAT,                                          None, [];
+    Ne        "ne"       2     1     |x| truth(x[0] != x[1]),      FLAT,                                          None, [];
+    Select    "select"   3     1     |x| if x[0] != 0.0 { x[1] } else { x[2] }, |x| if x[0] != 0.0 { [0.0, 1.0, 0.0] } else { [0.0, 0.0, 1.0] }, Some(|x| if x[0].re != 0.0 { x[1] } else { x[2] }), ["0", "select(x, d, 0)", "select(x, 0, d)"];
+    Re        "re"       1     0     |x| x[0],                     |_| [1.0, 0.0, 0.0],                           Some(|x| C64::new(x[0].re, 0.0)), ["d"];
+    Im        "im"       1     0     |_| 0.0,                      FLAT,                                          Some(|x| C64::new(x[0].im, 0.0)), ["complex(0, d)"];
+    Conj      "conj"     1     1     |x| x[0],                     |_| [1.0, 0.0, 0.0],                           Some(|x| x[0].conj()), ["conj(d)"];
+    Complex   "complex"  2     0     |x| x[0],                     |_| [1.0, 1.0, 0.0],                           Some(|x| C64::new(x[0].re, x[1].re)), ["re(d)", "im(d)"];
 }
 
 impl Op {

@@ -247,4 +247,18 @@ impl Recurrence {
         out.inputs = inputs;
         out
     }
+
+    /// The same recurrence with these of its states, in this order. No root that stays reads another one.
+    #[must_use]
+    pub(crate) fn with_states(&self, states: &[StateId]) -> Recurrence {
+        let mut out = self.clone();
+        out.states = states.iter().map(|&s| self.state(s).clone()).collect();
+        let new_id = |state: StateId| states.iter().position(|&s| s == state);
+        out.rebuild(|graph, mut node| {
+            if let Node::State { state, .. } = &mut node {
+                *state = new_id(*state).map_or(*state, |i| StateId(i as u32));
+            }
+            graph.add(node)
+        })
+    }
 }

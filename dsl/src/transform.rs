@@ -186,7 +186,7 @@ impl Recurrence {
     }
 
     /// `base`, with underscores added until no input, state or output has that name.
-    fn free_name(&self, base: &str) -> String {
+    pub(crate) fn free_name(&self, base: &str) -> String {
         let taken = |name: &str| {
             self.input_named(name).is_some()
                 || self.state_named(name).is_some()
