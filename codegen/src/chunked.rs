@@ -36,8 +36,8 @@ pub(crate) fn passes(
             whole.recurrence.name, scan.class
         ))
     };
-    let summary = scan.summary().ok_or_else(no)?;
-    let mut carry = scan.carry().ok_or_else(no)?;
+    let summary = scan.summary().ok_or_else(no)?.clone();
+    let mut carry = scan.carry().ok_or_else(no)?.clone();
     // Chunks are numbered in the order in which their states run, whichever way that is in memory.
     carry.states.iter_mut().for_each(|s| s.reverse = false);
     let rec = &whole.recurrence;

@@ -91,7 +91,7 @@ impl Plan {
         let scanned = (schedule.order == Order::Scanned)
             .then(|| scan.pairs())
             .flatten();
-        let rec = scanned.as_ref().map_or(&scan.recurrence, |p| &p.recurrence);
+        let rec = scanned.map_or(&scan.recurrence, |p| &p.recurrence);
         check_sizes(rec, extents)?;
         if !options.compute.is_float() {
             return Err(Refusal(format!(
@@ -149,7 +149,7 @@ impl Plan {
                 .enumerate()
                 .map(|(i, o)| (Role::Output(i as u32), options.dtype(&o.name)))
                 .collect(),
-            pairs: scanned.as_ref().map(|p| p.pairs.clone()),
+            pairs: scanned.map(|p| p.pairs.clone()),
         };
         let (passes, workspaces) = match schedule.algorithm {
             Algorithm::Sequential => (vec![whole], vec![]),

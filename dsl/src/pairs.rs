@@ -52,7 +52,12 @@ impl Scan {
 
     /// The recurrence with the pair of each state. `None` unless every state is diagonal by itself.
     #[must_use]
-    pub fn pairs(&self) -> Option<Pairs> {
+    pub fn pairs(&self) -> Option<&Pairs> {
+        let made = self.derived.pairs.get_or_init(|| self.make_pairs());
+        made.as_ref()
+    }
+
+    fn make_pairs(&self) -> Option<Pairs> {
         if !self.is_diagonal() {
             return None;
         }

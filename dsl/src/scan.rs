@@ -4,11 +4,13 @@
 //! real and simplified form, and for each state its class and (a, b) of h' = a ⊙ h + b, or why there are none.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use crate::affine::{self, Affine, WhyNot};
 use crate::axis::AxisId;
 use crate::expr::{Node, NodeId, StateId};
 use crate::op::Op;
+use crate::pairs::Pairs;
 use crate::recurrence::Recurrence;
 use crate::simplify::simplify;
 
@@ -68,6 +70,33 @@ pub struct Scan {
     pub states: Vec<StateScan>,
     /// The worst class of its states; [`Class::Shift`] where there are none.
     pub class: Class,
+    pub(crate) derived: Derived,
+}
+
+/// The recurrences derived from a scan, each made when it is first asked for: simplifying takes longer than all else
+/// that is decided about a kernel. Clones share them.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Derived(Arc<Made>);
+
+#[derive(Default, Debug)]
+pub(crate) struct Made {
+    pub pairs: OnceLock<Option<Pairs>>,
+    pub summary: OnceLock<Option<Recurrence>>,
+    pub carry: OnceLock<Option<Recurrence>>,
+}
+
+/// They follow from the rest of the scan: whether they were asked for makes no difference.
+impl PartialEq for Derived {
+    fn eq(&self, _: &Derived) -> bool {
+        true
+    }
+}
+
+impl std::ops::Deref for Derived {
+    type Target = Made;
+    fn deref(&self) -> &Made {
+        &self.0
+    }
 }
 
 impl Scan {
@@ -98,6 +127,7 @@ impl Scan {
             class: class.unwrap_or(Class::Shift),
             source,
             states,
+            derived: Derived::default(),
         }
     }
 }

@@ -24,7 +24,12 @@ impl Scan {
     ///
     /// `None` unless every state is diagonal by itself.
     #[must_use]
-    pub fn summary(&self) -> Option<Recurrence> {
+    pub fn summary(&self) -> Option<&Recurrence> {
+        let made = self.derived.summary.get_or_init(|| self.make_summary());
+        made.as_ref()
+    }
+
+    fn make_summary(&self) -> Option<Recurrence> {
         let mut r = self.source.clone();
         r.name.push_str("_summary");
         r.outputs.clear();
@@ -64,7 +69,12 @@ impl Scan {
     ///
     /// `None` unless every state is diagonal by itself.
     #[must_use]
-    pub fn carry(&self) -> Option<Recurrence> {
+    pub fn carry(&self) -> Option<&Recurrence> {
+        let made = self.derived.carry.get_or_init(|| self.make_carry());
+        made.as_ref()
+    }
+
+    fn make_carry(&self) -> Option<Recurrence> {
         let decays = self.decays()?;
         let source = &self.source;
         let mut r = Recurrence {

@@ -42,7 +42,7 @@ fn check_chunks(scan: &Scan, chunk: usize) {
     let inputs = common::inputs(source, &mut Random(3));
     let (whole, bound) = eval_with_bound(source, &inputs).unwrap();
     let (summary, carry) = (scan.summary().unwrap(), scan.carry().unwrap());
-    assert!(complex::is_real(&summary) && complex::is_real(&carry));
+    assert!(complex::is_real(summary) && complex::is_real(carry));
     assert!(summary.outputs.is_empty());
 
     let len = common::EXTENTS
@@ -59,7 +59,7 @@ fn check_chunks(scan: &Scan, chunk: usize) {
         ..Inputs::new()
     };
     for (k, &(from, to)) in chunks.iter().enumerate() {
-        let out = eval(&summary, &chunk_inputs(&summary, &inputs, from, to)).unwrap();
+        let out = eval(summary, &chunk_inputs(summary, &inputs, from, to)).unwrap();
         for decl in &source.states {
             for (from, to) in [("", "_summary"), ("_decay", "_decay")] {
                 let last = &out.last[&format!("{}{from}", decl.name)];
@@ -79,7 +79,7 @@ fn check_chunks(scan: &Scan, chunk: usize) {
             }
         }
     }
-    let carried = eval(&carry, &over_chunks).unwrap();
+    let carried = eval(carry, &over_chunks).unwrap();
     for (name, last) in &whole.last {
         close_enough(
             name,
@@ -174,7 +174,7 @@ fn a_reset_forgets_what_is_not_a_number() {
     let delta = inputs.tensors.get_mut("delta").unwrap();
     delta.data[3] = f64::NAN; // row 0, step 1
     let (summary, carry) = (scan.summary().unwrap(), scan.carry().unwrap());
-    let chunk = |x: &Inputs| eval(&summary, &chunk_inputs(&summary, x, 0, 4)).unwrap();
+    let chunk = |x: &Inputs| eval(summary, &chunk_inputs(summary, x, 0, 4)).unwrap();
     let out = chunk(&inputs);
     assert!(out.last["h"].data.iter().all(|x| x.is_finite()));
     assert!(out.last["h_decay"].data.iter().all(|&x| x == 0.0));
@@ -188,7 +188,7 @@ fn a_reset_forgets_what_is_not_a_number() {
     }
     .with("h_summary", one(&out.last["h"]))
     .with("h_decay", one(&out.last["h_decay"]));
-    assert_eq!(eval(&carry, &over).unwrap().last["h"], out.last["h"]);
+    assert_eq!(eval(carry, &over).unwrap().last["h"], out.last["h"]);
     // Without a reset in the chunk it does.
     inputs
         .tensors
