@@ -7,6 +7,7 @@
 use selscan_dsl::Op;
 
 use crate::loop_ir::{LoopOp, Proc, Reg, Rhs, Stmt};
+use crate::regs::each;
 
 /// The proc with products contracted into sums.
 #[must_use]
@@ -14,11 +15,21 @@ pub fn contract(proc: &Proc) -> Proc {
     let mut result = proc.clone();
     let body = std::mem::take(&mut result.body);
     let mut counts = vec![(0, 0); proc.regs.len()];
-    count(&body, &mut counts);
+    each(&body, &mut |stmt| {
+        stmt.writes()
+            .iter()
+            .for_each(|r| counts[r.0 as usize].0 += 1);
+        stmt.reads()
+            .iter()
+            .for_each(|r| counts[r.0 as usize].1 += 1);
+    });
     let mut contraction = Contraction {
         proc: &mut result,
         counts,
         heights: vec![0; proc.regs.len()],
+        assigned: vec![0; proc.regs.len()],
+        run: 0,
+        now: 0,
     };
     let body = contraction.block(body);
     result.body = body;
@@ -31,53 +42,36 @@ struct Contraction<'a> {
     counts: Vec<(u32, u32)>,
     /// How long after its operands' operands each register is known: the costs along the longest way to it.
     heights: Vec<u32>,
-}
-
-/// (assignments, uses) of every register.
-fn count(body: &[Stmt], counts: &mut [(u32, u32)]) {
-    for stmt in body {
-        match stmt {
-            Stmt::For { body, .. } => count(body, counts),
-            Stmt::If { then, els, .. } => {
-                count(then, counts);
-                count(els, counts);
-            }
-            Stmt::Set(reg, rhs) => {
-                if let Rhs::Op(_, args) = rhs {
-                    args.iter().for_each(|a| counts[a.0 as usize].1 += 1);
-                }
-                counts[reg.0 as usize].0 += 1;
-            }
-            Stmt::Store(_, _, reg) | Stmt::StoreBits(_, _, reg) => counts[reg.0 as usize].1 += 1,
-            Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => {
-                regs.iter().for_each(|r| counts[r.0 as usize].0 += 1)
-            }
-            Stmt::StoreRow(.., regs) => regs.iter().for_each(|r| counts[r.0 as usize].1 += 1),
-            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) | Stmt::Copy(..) | Stmt::Sync => {}
-        }
-    }
+    /// When each register was last assigned; 0 if not yet.
+    assigned: Vec<usize>,
+    /// How many statements there were before the present run of them, and up to now.
+    run: usize,
+    now: usize,
 }
 
 impl Contraction<'_> {
     fn block(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
-        let mut out: Vec<Stmt> = Vec::with_capacity(body.len());
+        // A product that was fused leaves its place empty.
+        let mut out: Vec<Option<Stmt>> = Vec::with_capacity(body.len());
+        self.run = self.now;
         for stmt in body {
             match stmt {
                 stmt @ (Stmt::For { .. } | Stmt::If { .. }) => {
-                    out.push(stmt.map_blocks(|body| self.block(body)));
+                    let stmt = stmt.map_blocks(|body| self.block(body));
+                    self.push(&mut out, stmt);
+                    self.run = self.now;
                 }
                 Stmt::Set(reg, Rhs::Op(LoopOp::Math(op @ (Op::Add | Op::Sub)), args)) => {
                     self.sum(&mut out, reg, op, args);
                 }
-                Stmt::Set(reg, rhs) => self.set(&mut out, reg, rhs),
-                stmt => out.push(stmt),
+                stmt => self.push(&mut out, stmt),
             }
         }
-        out
+        out.into_iter().flatten().collect()
     }
 
-    fn set(&mut self, out: &mut Vec<Stmt>, reg: Reg, rhs: Rhs) {
-        if let Rhs::Op(op, args) = &rhs {
+    fn push(&mut self, out: &mut Vec<Option<Stmt>>, stmt: Stmt) {
+        if let Stmt::Set(reg, Rhs::Op(op, args)) = &stmt {
             let cost = match op {
                 LoopOp::Math(op) => op.info().cost,
                 _ => 1,
@@ -85,28 +79,34 @@ impl Contraction<'_> {
             let operands = args.iter().map(|a| self.heights[a.0 as usize]).max();
             self.heights[reg.0 as usize] = operands.unwrap_or(0) + cost;
         }
-        out.push(Stmt::Set(reg, rhs));
+        self.now += 1;
+        for reg in stmt.writes() {
+            self.assigned[reg.0 as usize] = self.now;
+        }
+        out.push(Some(stmt));
     }
 
-    fn negated(&mut self, out: &mut Vec<Stmt>, of: Reg) -> Reg {
+    fn negated(&mut self, out: &mut Vec<Option<Stmt>>, of: Reg) -> Reg {
         let minus = self.proc.reg(self.proc.ty(of));
         self.heights.push(0);
-        self.set(out, minus, Rhs::Op(LoopOp::Math(Op::Neg), vec![of]));
+        self.assigned.push(0);
+        let negated = Rhs::Op(LoopOp::Math(Op::Neg), vec![of]);
+        self.push(out, Stmt::Set(minus, negated));
         minus
     }
 
     /// Appends `reg = args[0] op args[1]`, fused with the product among its operands if there is one; of two, with
     /// the one that is known later, which then waits for one operation less.
-    fn sum(&mut self, out: &mut Vec<Stmt>, reg: Reg, op: Op, args: Vec<Reg>) {
+    fn sum(&mut self, out: &mut Vec<Option<Stmt>>, reg: Reg, op: Op, args: Vec<Reg>) {
         let found = [1, 0]
             .into_iter()
-            .filter_map(|side| Some((side, product(out, args[side], &self.counts)?)))
+            .filter_map(|side| Some((side, self.product(out, args[side])?)))
             .rev()
             .max_by_key(|(side, _)| self.heights[args[*side].0 as usize]);
         let Some((side, (at, factors))) = found else {
-            return self.set(out, reg, Rhs::Op(LoopOp::Math(op), args));
+            return self.push(out, Stmt::Set(reg, Rhs::Op(LoopOp::Math(op), args)));
         };
-        out.remove(at);
+        out[at] = None;
         // A backend computes in the place of the first factor: that of the register that is assigned.
         let (mut a, b) = if factors.1 == reg {
             (factors.1, factors.0)
@@ -119,36 +119,26 @@ impl Contraction<'_> {
             (Op::Sub, _) => c = self.negated(out, c),
             _ => {}
         }
-        self.set(out, reg, Rhs::Op(LoopOp::Fma, vec![a, b, c]));
+        self.push(out, Stmt::Set(reg, Rhs::Op(LoopOp::Fma, vec![a, b, c])));
     }
-}
 
-/// Where in `out` the product `reg` is formed, and its factors, if it may move to the end of `out`.
-fn product(out: &[Stmt], reg: Reg, counts: &[(u32, u32)]) -> Option<(usize, (Reg, Reg))> {
-    if counts.get(reg.0 as usize) != Some(&(1, 1)) {
-        return None;
-    }
-    let mut assigned = Vec::new();
-    for (at, stmt) in out.iter().enumerate().rev() {
-        match stmt {
-            Stmt::Set(r, Rhs::Op(LoopOp::Math(Op::Mul), args)) if *r == reg => {
-                let moves = args.iter().all(|a| !assigned.contains(a));
-                return moves.then_some((at, (args[0], args[1])));
+    /// Where in `out` the product `reg` is formed, and its factors, if it may move to the end of `out`: it is in the present
+    /// run of statements, used once, and no factor was assigned since.
+    fn product(&self, out: &[Option<Stmt>], reg: Reg) -> Option<(usize, (Reg, Reg))> {
+        let formed = self.assigned[reg.0 as usize];
+        if self.counts.get(reg.0 as usize) != Some(&(1, 1)) || formed <= self.run {
+            return None;
+        }
+        // Every statement since has a place in `out`.
+        let at = out.len() - 1 - (self.now - formed);
+        match out.get(at)? {
+            Some(Stmt::Set(r, Rhs::Op(LoopOp::Math(Op::Mul), args))) if *r == reg => {
+                let moves = args.iter().all(|a| self.assigned[a.0 as usize] <= formed);
+                moves.then_some((at, (args[0], args[1])))
             }
-            Stmt::Set(r, _) => assigned.push(*r),
-            Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => assigned.extend(regs),
-            Stmt::Store(..)
-            | Stmt::StoreBits(..)
-            | Stmt::StoreRow(..)
-            | Stmt::Fetch(..)
-            | Stmt::Prefetch(..)
-            | Stmt::Copy(..)
-            | Stmt::Sync
-            | Stmt::Let(..) => {}
-            Stmt::For { .. } | Stmt::If { .. } => return None,
+            _ => None,
         }
     }
-    None
 }
 
 #[cfg(test)]

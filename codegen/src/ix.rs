@@ -190,6 +190,6 @@ impl Ix {
 }
 
 /// The greatest common divisor; that of 0 and x is x.
-fn gcd(a: i64, b: i64) -> i64 {
+pub(crate) fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }

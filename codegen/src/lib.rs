@@ -19,6 +19,7 @@ pub mod lower;
 pub mod options;
 pub mod plan;
 pub mod polynomial;
+pub mod regs;
 pub mod schedule;
 pub mod structure;
 pub mod target;

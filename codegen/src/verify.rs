@@ -12,6 +12,7 @@ use crate::dtype::{Dtype, Ty};
 use crate::lanes::Lanes;
 use crate::loop_ir::{Buf, Ix, LoopKind, Proc, Reg, Rhs, Role, Row, Stmt, Var};
 use crate::polynomial::Polynomial;
+use crate::regs::Regs;
 
 pub use fault::{Fault, VerifyError};
 
@@ -25,7 +26,7 @@ pub fn verify(proc: &Proc) -> Result<(), VerifyError> {
         scope: Vec::new(),
         lane: None,
         apart: false,
-        set: BTreeSet::new(),
+        set: Regs::default(),
         rows: BTreeSet::new(),
     };
     verifier.proc().map_err(|fault| VerifyError {
@@ -41,7 +42,7 @@ struct Verifier<'a> {
     /// Whether the present statement may run in a part of the lanes.
     apart: bool,
     /// Registers that are assigned on every path to here.
-    set: BTreeSet<Reg>,
+    set: Regs,
     /// Rows that were fetched somewhere before here.
     rows: BTreeSet<Row>,
 }
@@ -174,7 +175,7 @@ impl Verifier<'_> {
                         self.stmts(body)?;
                         // Lane loops take registers away: a turn has only what the turn before left.
                         while !before.is_subset(&self.set) {
-                            before.retain(|r| self.set.contains(r));
+                            before.keep(&self.set);
                             self.set = before.clone();
                             self.stmts(body)?;
                         }
@@ -306,7 +307,7 @@ impl Verifier<'_> {
                 let after = std::mem::replace(&mut self.set, before);
                 self.stmts(els)?;
                 self.apart = apart;
-                self.set.retain(|r| after.contains(r));
+                self.set.keep(&after);
                 Ok(())
             }
         }
@@ -340,7 +341,7 @@ impl Verifier<'_> {
         self.stmts(body)?;
         // Each turn has its own copies: none of them is left.
         if let Some((_, lanes)) = self.lane.take() {
-            self.set.retain(|r| !lanes.assigned.contains(r));
+            self.set.remove_all(&lanes.assigned);
         }
         Ok(())
     }
@@ -387,7 +388,7 @@ impl Verifier<'_> {
         }
         match &self.lane {
             Some((var, lanes))
-                if !self.apart && !ix.mentions(*var) && lanes.varying.contains(&reg) =>
+                if !self.apart && !ix.mentions(*var) && lanes.varying.contains(reg) =>
             {
                 let what = "a value stored to one element by all lanes";
                 Err(Fault::LaneDependent {
@@ -423,7 +424,7 @@ impl Verifier<'_> {
 
     fn read(&self, reg: Reg) -> Result<Ty, Fault> {
         let ty = self.declared(reg)?;
-        if self.set.contains(&reg) {
+        if self.set.contains(reg) {
             Ok(ty)
         } else {
             Err(Fault::Undefined(reg.0))

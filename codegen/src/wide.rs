@@ -7,14 +7,20 @@
 use std::collections::HashMap;
 
 use crate::dtype::Ty;
+use crate::ix::gcd;
 use crate::loop_ir::{Buf, Ix, LoopKind, Proc, Reg, Rhs, Role, Stmt, Var};
+use crate::regs::each;
 
 /// The proc with wide accesses.
 #[must_use]
 pub fn wide(proc: &Proc) -> Proc {
     let mut result = proc.clone();
     let mut assigned = vec![0; proc.regs.len()];
-    count(&proc.body, &mut assigned);
+    each(&proc.body, &mut |stmt| {
+        stmt.writes()
+            .iter()
+            .for_each(|r| assigned[r.0 as usize] += 1)
+    });
     let mut widening = Widening {
         proc,
         assigned,
@@ -23,31 +29,6 @@ pub fn wide(proc: &Proc) -> Proc {
     let body = std::mem::take(&mut result.body);
     result.body = widening.block(body);
     result
-}
-
-/// How often each register is assigned.
-fn count(body: &[Stmt], assigned: &mut [u32]) {
-    for stmt in body {
-        match stmt {
-            Stmt::For { body, .. } => count(body, assigned),
-            Stmt::If { then, els, .. } => {
-                count(then, assigned);
-                count(els, assigned);
-            }
-            Stmt::Set(reg, _) => assigned[reg.0 as usize] += 1,
-            Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => {
-                regs.iter().for_each(|r| assigned[r.0 as usize] += 1)
-            }
-            Stmt::Let(..)
-            | Stmt::Store(..)
-            | Stmt::StoreBits(..)
-            | Stmt::StoreRow(..)
-            | Stmt::Fetch(..)
-            | Stmt::Prefetch(..)
-            | Stmt::Copy(..)
-            | Stmt::Sync => {}
-        }
-    }
 }
 
 struct Widening<'a> {
@@ -265,10 +246,6 @@ fn split(ix: &Ix) -> (Ix, i64) {
         },
         _ => (ix.clone(), 0),
     }
-}
-
-fn gcd(a: i64, b: i64) -> i64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::dtype::Dtype;
 use crate::legalize::{Supports, legalize};
 use crate::loop_ir::{Ix, LoopKind, LoopOp, Proc, Program, Role, Stmt};
 use crate::verify::verify;
-use stmt::Emitter;
+use stmt::{Emitter, index_type};
 
 /// A program as CUDA C.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -116,7 +116,7 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         let what = format!("{lanes} lanes in blocks of {} threads", proc.threads);
         return Err(unsupported(what));
     }
-    let index = if proc.narrow { "int" } else { "long long" };
+    let index = index_type(proc);
     let mut parameters = Vec::new();
     let (mut scratch, mut shared) = (String::new(), 0);
     for (i, buffer) in proc.buffers.iter().enumerate() {
@@ -166,7 +166,7 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         text.push_str("    extern __shared__ __align__(16) unsigned char shared[];\n");
     }
     text.push_str(&scratch);
-    let mut emitter = Emitter::new(proc, index, lanes);
+    let mut emitter = Emitter::new(proc, lanes);
     text.push_str(&emitter.registers());
     emitter.stmts(&proc.body, 1).map_err(unsupported)?;
     text.push_str(&emitter.text);

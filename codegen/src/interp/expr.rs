@@ -380,7 +380,7 @@ fn kind_of(kind: LoopKind, var: Var, body: &[Stmt]) -> Kind {
         LoopKind::Lane(width) => Kind::Lane(
             Lanes::of(var, width, body)
                 .assigned
-                .into_iter()
+                .iter()
                 .map(|r| r.0 as usize)
                 .collect(),
         ),

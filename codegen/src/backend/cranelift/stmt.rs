@@ -271,17 +271,6 @@ fn has_loop(stmt: &Stmt) -> bool {
             ..
         } => body.iter().any(has_loop),
         Stmt::For { .. } => true,
-        Stmt::If { then, els, .. } => then.iter().chain(els).any(has_loop),
-        Stmt::Let(..)
-        | Stmt::Set(..)
-        | Stmt::Store(..)
-        | Stmt::StoreBits(..)
-        | Stmt::LoadRow(..)
-        | Stmt::StoreRow(..)
-        | Stmt::Fetch(..)
-        | Stmt::Prefetch(..)
-        | Stmt::Copy(..)
-        | Stmt::Sync
-        | Stmt::Take(..) => false,
+        _ => stmt.blocks().into_iter().flatten().any(has_loop),
     }
 }

@@ -114,7 +114,7 @@ impl Emitter<'_> {
 
     fn varies(&self, reg: Reg) -> Option<u32> {
         let lane = self.lane.as_ref()?;
-        lane.lanes.varying.contains(&reg).then_some(lane.width)
+        lane.lanes.varying.contains(reg).then_some(lane.width)
     }
 
     fn scalar(&mut self, reg: Reg) -> Variable {
@@ -175,7 +175,7 @@ impl Emitter<'_> {
 
     /// Before a Lane loop: each lane's copy of the registers that it reads first starts as the scalar.
     pub(super) fn enter_lanes(&mut self, lane: &Lane) {
-        for &reg in &lane.lanes.live_in {
+        for reg in lane.lanes.live_in.iter() {
             let scalar = self.scalar(reg);
             let value = self.b.use_var(scalar);
             let ty = self.vector_of(reg);

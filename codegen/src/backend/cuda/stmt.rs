@@ -1,13 +1,14 @@
 //! Statements, values and operations as CUDA C. In: a legal proc. Out: its body as text.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::{self, Display, Write};
 
 use selscan_dsl::Op;
 
 use super::row::RowText;
 use crate::dtype::Ty;
 use crate::loop_ir::{Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
+use crate::regs::{Regs, each};
 
 /// The text under construction. Its errors are what CUDA C has no words for.
 pub(super) struct Emitter<'a> {
@@ -21,24 +22,24 @@ pub(super) struct Emitter<'a> {
     /// Whether the threads of a warp stay together from the first statement to the last.
     together: bool,
     /// Registers that an operation gave a value.
-    computed: BTreeSet<Reg>,
+    computed: Regs,
     rows: u32,
     pub text: String,
 }
 
 impl<'a> Emitter<'a> {
-    pub fn new(proc: &'a Proc, index: &'static str, lanes: u32) -> Self {
+    pub fn new(proc: &'a Proc, lanes: u32) -> Self {
         let shares = proc.buffers.iter().any(|b| b.role == Role::Shared);
         Emitter {
             proc,
-            index,
+            index: index_type(proc),
             lanes,
             shares,
             together: !shares
                 && lanes > 1
                 && lanes < 32
                 && stays_together(&proc.body, &mut BTreeSet::new()),
-            computed: BTreeSet::new(),
+            computed: Regs::default(),
             rows: 0,
             text: String::new(),
         }
@@ -61,8 +62,12 @@ impl<'a> Emitter<'a> {
         text
     }
 
-    fn line(&mut self, depth: usize, text: &str) {
-        let _ = writeln!(self.text, "{}{text}", "    ".repeat(depth));
+    fn line(&mut self, depth: usize, text: impl Display) {
+        for _ in 0..depth {
+            self.text.push_str("    ");
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{text}");
     }
 
     pub fn stmts(&mut self, stmts: &[Stmt], depth: usize) -> Result<(), String> {
@@ -85,28 +90,28 @@ impl<'a> Emitter<'a> {
                 match kind {
                     LoopKind::Core => {
                         let thread = format!("((long long)blockIdx.x * {threads} + threadIdx.x)");
-                        self.line(depth, &format!("long long item = {thread} / {lanes};"));
+                        self.line(depth, format_args!("long long item = {thread} / {lanes};"));
                         if self.shares {
                             // Blocks are full: every thread meets the others at each barrier.
                         } else if self.together {
                             // A thread without an item goes along with the last one and stores nothing.
-                            self.line(depth, &format!("const bool live = item < {hi};"));
-                            self.line(depth, &format!("if (!live) item = {hi} - 1;"));
+                            self.line(depth, format_args!("const bool live = item < {hi};"));
+                            self.line(depth, format_args!("if (!live) item = {hi} - 1;"));
                         } else {
-                            self.line(depth, &format!("if (item >= {hi}) return;"));
+                            self.line(depth, format_args!("if (item >= {hi}) return;"));
                         }
-                        self.line(depth, &format!("const {index} {v} = ({index})item;"));
+                        self.line(depth, format_args!("const {index} {v} = ({index})item;"));
                         return self.stmts(body, depth);
                     }
                     LoopKind::Lane(width) => {
                         let lane = format!("{lo} + (int)(threadIdx.x % {width}u)");
-                        self.line(depth, &format!("{{ const {index} {v} = {lane};"));
+                        self.line(depth, format_args!("{{ const {index} {v} = {lane};"));
                         let width = if self.together || self.shares {
                             32
                         } else {
                             *width
                         };
-                        self.line(depth, &lane_mask(width));
+                        self.line(depth, lane_mask(width));
                     }
                     LoopKind::Team => {
                         // As many turns for every thread, where that is so: a loop that can be unrolled whole.
@@ -116,14 +121,14 @@ impl<'a> Emitter<'a> {
                             let turns = format!("{hi} / {threads}");
                             self.line(depth, "#pragma unroll 8");
                             let head = format!("for (int turn = 0; turn < {turns}; turn++) {{");
-                            self.line(depth, &head);
+                            self.line(depth, head);
                             let own = format!("({index})(threadIdx.x + turn * {threads})");
-                            self.line(depth + 1, &format!("const {index} {v} = {own};"));
+                            self.line(depth + 1, format_args!("const {index} {v} = {own};"));
                         } else {
                             self.line(depth, "#pragma unroll 4");
                             let first = format!("{index} {v} = {lo} + ({index})threadIdx.x");
                             let head = format!("for ({first}; {v} < {hi}; {v} += {threads}) {{");
-                            self.line(depth, &head);
+                            self.line(depth, head);
                         }
                     }
                     LoopKind::Serial => {
@@ -131,47 +136,56 @@ impl<'a> Emitter<'a> {
                         self.line(depth, "#pragma unroll 1");
                         let head =
                             format!("for ({index} {v} = {lo}; {v} < {hi}; {v} += {step}) {{");
-                        self.line(depth, &head);
+                        self.line(depth, head);
                     }
                 }
                 self.stmts(body, depth + 1)?;
                 self.line(depth, "}");
             }
             Stmt::Let(var, ix) => {
-                let text = format!("const {} {} = {};", self.index, self.var(*var), self.ix(ix));
-                self.line(depth, &text);
+                let (index, v, ix) = (self.index, self.var(*var), self.ix(ix));
+                self.line(depth, format_args!("const {index} {v} = {ix};"));
             }
             Stmt::Set(reg, rhs) => {
                 if let Rhs::Op(..) = rhs {
                     self.computed.insert(*reg);
                 }
                 let value = self.rhs(*reg, rhs)?;
-                self.line(depth, &format!("r{} = {value};", reg.0));
+                self.line(depth, format_args!("r{} = {value};", reg.0));
             }
             Stmt::Store(buf, ix, reg) => {
                 let (live, ix) = (self.live(buf.0), self.ix(ix));
-                self.line(depth, &format!("{live}put(b{}[{ix}], r{});", buf.0, reg.0));
+                self.line(
+                    depth,
+                    format_args!("{live}put(b{}[{ix}], r{});", buf.0, reg.0),
+                );
             }
             Stmt::StoreBits(buf, ix, reg) => {
                 let (live, ix) = (self.live(buf.0), self.ix(ix));
                 let value = format!("(unsigned short)r{}", reg.0);
-                self.line(depth, &format!("{live}b{}[{ix}].bits = {value};", buf.0));
+                self.line(
+                    depth,
+                    format_args!("{live}b{}[{ix}].bits = {value};", buf.0),
+                );
             }
             Stmt::LoadRow(regs, buf, ix) => {
                 let row = self.row(regs, buf.0);
                 let from = format!("*(const {}*)(b{} + {})", row.ty, buf.0, self.ix(ix));
-                self.line(depth, &format!("const {} {} = {from};", row.ty, row.name));
+                self.line(
+                    depth,
+                    format_args!("const {} {} = {from};", row.ty, row.name),
+                );
                 for (k, reg) in regs.iter().enumerate() {
                     let cast = c_type(self.proc.ty(*reg));
                     let value = format!("({cast}){}", row.get(k));
-                    self.line(depth, &format!("r{} = {value};", reg.0));
+                    self.line(depth, format_args!("r{} = {value};", reg.0));
                 }
             }
             Stmt::Fetch(row, buf, ix) => {
                 let (dtype, count) = self.proc.rows[row.0 as usize];
                 let row = RowText::fetched(dtype, count as usize, row.0);
                 let from = format!("*(const {}*)(b{} + {})", row.ty, buf.0, self.ix(ix));
-                self.line(depth, &format!("{} = {from};", row.name));
+                self.line(depth, format_args!("{} = {from};", row.name));
             }
             Stmt::Copy(to, at, from, ix, count) => {
                 let dtype = self.proc.buffer(*to).dtype;
@@ -181,31 +195,31 @@ impl<'a> Emitter<'a> {
                     "*({0}*)(b{1} + {at}) = *(const {0}*)(b{2} + {ix});",
                     row.ty, to.0, from.0
                 );
-                self.line(depth, &text);
+                self.line(depth, text);
             }
             Stmt::Sync => self.line(depth, "__syncthreads();"),
             Stmt::Prefetch(buf, ix) => {
                 let text = format!("prefetch(b{} + {});", buf.0, self.ix(ix));
-                self.line(depth, &text);
+                self.line(depth, text);
             }
             Stmt::Take(regs, row) => {
                 let (dtype, count) = self.proc.rows[row.0 as usize];
                 let row = RowText::fetched(dtype, count as usize, row.0);
                 for (k, reg) in regs.iter().enumerate() {
                     let cast = c_type(self.proc.ty(*reg));
-                    self.line(depth, &format!("r{} = ({cast}){};", reg.0, row.get(k)));
+                    self.line(depth, format_args!("r{} = ({cast}){};", reg.0, row.get(k)));
                 }
             }
             Stmt::StoreRow(buf, ix, regs) => {
                 let row = self.row(regs, buf.0);
-                self.line(depth, &format!("{} {};", row.ty, row.name));
+                self.line(depth, format_args!("{} {};", row.ty, row.name));
                 let names: Vec<String> = regs.iter().map(|r| format!("r{}", r.0)).collect();
                 for text in row.set(&names) {
-                    self.line(depth, &text);
+                    self.line(depth, text);
                 }
                 let (live, ix) = (self.live(buf.0), self.ix(ix));
                 let to = format!("*({}*)(b{} + {ix})", row.ty, buf.0);
-                self.line(depth, &format!("{live}{to} = {};", row.name));
+                self.line(depth, format_args!("{live}{to} = {};", row.name));
             }
             Stmt::If {
                 lhs,
@@ -214,7 +228,7 @@ impl<'a> Emitter<'a> {
                 els,
             } => {
                 let test = format!("if ({} < {}) {{", self.ix(lhs), self.ix(rhs));
-                self.line(depth, &test);
+                self.line(depth, test);
                 self.stmts(then, depth + 1)?;
                 if !els.is_empty() {
                     self.line(depth, "} else {");
@@ -245,37 +259,24 @@ impl<'a> Emitter<'a> {
     /// Keeps what was computed before a loop and is read in it from being computed again at every turn, which the
     /// compiler does to save registers.
     fn pins(&mut self, body: &[Stmt], depth: usize) {
-        let (mut read, mut set) = (BTreeSet::new(), BTreeSet::new());
-        uses(body, &mut read, &mut set);
-        for reg in read.difference(&set) {
-            if self.computed.contains(reg) && self.proc.ty(*reg) == Ty::F32 {
-                self.line(depth, &format!("pin(r{});", reg.0));
-            }
+        let (mut read, mut set) = (Regs::default(), Regs::default());
+        each(body, &mut |stmt| {
+            read.extend(stmt.reads());
+            set.extend(stmt.writes());
+        });
+        read.remove_all(&set);
+        read.keep(&self.computed);
+        for reg in read.iter().filter(|&reg| self.proc.ty(reg) == Ty::F32) {
+            self.line(depth, format_args!("pin(r{});", reg.0));
         }
     }
 
-    fn var(&self, var: Var) -> String {
-        format!("v{}", var.0)
+    fn var(&self, var: Var) -> VarText {
+        VarText(var)
     }
 
-    fn ix(&self, ix: &Ix) -> String {
-        let pair = |a: &Ix, op: &str, b: &Ix| format!("({} {op} {})", self.ix(a), self.ix(b));
-        match ix {
-            Ix::Const(k) if self.proc.narrow => k.to_string(),
-            Ix::Const(k) => format!("{k}ll"),
-            Ix::Var(v) => self.var(*v),
-            Ix::Extent(axis) => format!("e{}", axis.0),
-            Ix::Add(a, b) => pair(a, "+", b),
-            Ix::Sub(a, b) => pair(a, "-", b),
-            Ix::Mul(a, b) => pair(a, "*", b),
-            // Operands are never negative, and unsigned division by a power of two is one shift.
-            Ix::Div(a, b) => {
-                let index = self.index;
-                let (a, b) = (self.ix(a), self.ix(b));
-                format!("({index})((unsigned {index}){a} / (unsigned {index}){b})")
-            }
-            Ix::Min(a, b) => format!("min({}, {})", self.ix(a), self.ix(b)),
-        }
+    fn ix<'i>(&self, ix: &'i Ix) -> IxText<'a, 'i> {
+        IxText(self.proc, ix)
     }
 
     fn rhs(&self, reg: Reg, rhs: &Rhs) -> Result<String, String> {
@@ -291,17 +292,21 @@ impl<'a> Emitter<'a> {
             Rhs::LoadBits(buf, ix) => format!("(int)b{}[{}].bits", buf.0, self.ix(ix)),
             Rhs::Op(op, args) => {
                 let from = args.first().map_or(ty, |a| self.proc.ty(*a));
-                let x: Vec<String> = args.iter().map(|a| format!("r{}", a.0)).collect();
+                let x: Vec<RegText> = args.iter().map(|a| RegText(*a)).collect();
                 self.op(*op, from, ty, &x)?
             }
         })
     }
 
-    fn op(&self, op: LoopOp, from: Ty, to: Ty, x: &[String]) -> Result<String, String> {
+    fn op(&self, op: LoopOp, from: Ty, to: Ty, x: &[RegText]) -> Result<String, String> {
         let single = from == Ty::F32;
         let call = |f: &str, d: &str| {
             let name = if single { f } else { d };
-            format!("{name}({})", x.join(", "))
+            match x {
+                [x] => format!("{name}({x})"),
+                [x, y] => format!("{name}({x}, {y})"),
+                _ => format!("{name}({}, {}, {})", x[0], x[1], x[2]),
+            }
         };
         let infix = |sign: &str| format!("{} {sign} {}", x[0], x[1]);
         // Wrapping arithmetic is that of unsigned numbers.
@@ -359,7 +364,7 @@ impl<'a> Emitter<'a> {
             LoopOp::Fma => call("fmaf", "fma"),
             LoopOp::Recip if single => call("recip_of", ""),
             LoopOp::Recip | LoopOp::Round => return Err(op.name()),
-            LoopOp::Copy => x[0].clone(),
+            LoopOp::Copy => x[0].to_string(),
             LoopOp::Bitcast => {
                 let name = match from {
                     Ty::F32 => "__float_as_int",
@@ -387,80 +392,86 @@ impl<'a> Emitter<'a> {
     }
 }
 
-/// The registers that statements read, and those that they set.
-fn uses(body: &[Stmt], read: &mut BTreeSet<Reg>, set: &mut BTreeSet<Reg>) {
-    for stmt in body {
-        match stmt {
-            Stmt::For { body, .. } => uses(body, read, set),
-            Stmt::If { then, els, .. } => {
-                uses(then, read, set);
-                uses(els, read, set);
+/// A variable in C.
+#[derive(Clone, Copy)]
+struct VarText(Var);
+
+impl Display for VarText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0.0)
+    }
+}
+
+/// A register in C.
+#[derive(Clone, Copy)]
+struct RegText(Reg);
+
+impl Display for RegText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "r{}", self.0.0)
+    }
+}
+
+/// An index in C.
+#[derive(Clone, Copy)]
+struct IxText<'a, 'i>(&'a Proc, &'i Ix);
+
+impl Display for IxText<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |ix| IxText(self.0, ix);
+        match self.1 {
+            Ix::Const(k) if self.0.narrow => write!(f, "{k}"),
+            Ix::Const(k) => write!(f, "{k}ll"),
+            Ix::Var(v) => VarText(*v).fmt(f),
+            Ix::Extent(axis) => write!(f, "e{}", axis.0),
+            Ix::Add(a, b) => write!(f, "({} + {})", of(a), of(b)),
+            Ix::Sub(a, b) => write!(f, "({} - {})", of(a), of(b)),
+            Ix::Mul(a, b) => write!(f, "({} * {})", of(a), of(b)),
+            // Operands are never negative, and unsigned division by a power of two is one shift.
+            Ix::Div(a, b) => {
+                let (index, a, b) = (index_type(self.0), of(a), of(b));
+                write!(
+                    f,
+                    "({index})((unsigned {index}){a} / (unsigned {index}){b})"
+                )
             }
-            Stmt::Set(reg, rhs) => {
-                if let Rhs::Op(_, args) = rhs {
-                    read.extend(args);
-                }
-                set.insert(*reg);
-            }
-            Stmt::LoadRow(regs, ..) | Stmt::Take(regs, _) => set.extend(regs),
-            Stmt::StoreRow(.., regs) => read.extend(regs),
-            Stmt::Store(_, _, reg) | Stmt::StoreBits(_, _, reg) => {
-                read.insert(*reg);
-            }
-            Stmt::Let(..) | Stmt::Fetch(..) | Stmt::Prefetch(..) | Stmt::Copy(..) | Stmt::Sync => {}
+            Ix::Min(a, b) => write!(f, "min({}, {})", of(a), of(b)),
         }
     }
 }
 
+/// The C type of indices.
+pub(super) fn index_type(proc: &Proc) -> &'static str {
+    if proc.narrow { "int" } else { "long long" }
+}
+
 /// Whether no loop's bounds and no condition over shuffles depend on the item; `own` are variables that do.
 fn stays_together(body: &[Stmt], own: &mut BTreeSet<Var>) -> bool {
-    body.iter().all(|stmt| match stmt {
-        Stmt::For {
-            var,
-            kind,
-            lo,
-            hi,
-            body,
-            ..
-        } => {
-            let depends = |ix: &Ix| own.iter().any(|v| ix.mentions(*v));
-            if depends(lo) || depends(hi) {
-                return false;
+    body.iter().all(|stmt| {
+        let depends = |ix: &Ix| own.iter().any(|v| ix.mentions(*v));
+        let together = match stmt {
+            Stmt::For { lo, hi, .. } => !depends(lo) && !depends(hi),
+            Stmt::If { lhs, rhs, .. } => {
+                let mut all = stmt.blocks().into_iter().flatten();
+                let plain = !all.any(|s| matches!(s, Stmt::For { .. }));
+                plain || !(depends(lhs) || depends(rhs))
             }
-            if *kind == LoopKind::Core {
+            _ => true,
+        };
+        match stmt {
+            Stmt::For {
+                var,
+                kind: LoopKind::Core,
+                ..
+            } => {
                 own.insert(*var);
             }
-            stays_together(body, own)
-        }
-        Stmt::If {
-            lhs,
-            rhs,
-            then,
-            els,
-        } => {
-            let depends = |ix: &Ix| own.iter().any(|v| ix.mentions(*v));
-            let plain = |body: &[Stmt]| !body.iter().any(|s| matches!(s, Stmt::For { .. }));
-            let apart = depends(lhs) || depends(rhs);
-            let both =
-                |own: &mut BTreeSet<Var>| stays_together(then, own) && stays_together(els, own);
-            (!apart || (plain(then) && plain(els))) && both(own)
-        }
-        Stmt::Let(var, ix) => {
-            if own.iter().any(|v| ix.mentions(*v)) {
+            Stmt::Let(var, ix) if depends(ix) => {
                 own.insert(*var);
             }
-            true
+            _ => {}
         }
-        Stmt::Set(..)
-        | Stmt::Store(..)
-        | Stmt::StoreBits(..)
-        | Stmt::LoadRow(..)
-        | Stmt::StoreRow(..)
-        | Stmt::Fetch(..)
-        | Stmt::Prefetch(..)
-        | Stmt::Copy(..)
-        | Stmt::Sync
-        | Stmt::Take(..) => true,
+        together && stmt.blocks().iter().all(|block| stays_together(block, own))
     })
 }
 
