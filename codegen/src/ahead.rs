@@ -14,11 +14,10 @@ use crate::loop_ir::{Ix, LoopKind, Proc, Reg, Rhs, Role, Row, Stmt, Var};
 
 /// The proc with inputs loaded ahead; those of loops over time are brought near `turns` turns ahead.
 #[must_use]
-pub fn ahead(proc: &Proc, turns: u32) -> Proc {
-    let mut result = proc.clone();
-    let body = std::mem::take(&mut result.body);
-    result.body = block(&mut result, body, i64::from(turns));
-    result
+pub fn ahead(mut proc: Proc, turns: u32) -> Proc {
+    let body = std::mem::take(&mut proc.body);
+    proc.body = block(&mut proc, body, i64::from(turns));
+    proc
 }
 
 fn block(proc: &mut Proc, body: Vec<Stmt>, far: i64) -> Vec<Stmt> {
@@ -168,7 +167,7 @@ mod tests {
         ];
         let time = for_(t, LoopKind::Serial, 0, extent(1), body);
         p.body = vec![for_(item, LoopKind::Core, 0, extent(0), vec![time])];
-        let text = ahead(&p, 3).to_string();
+        let text = ahead(p, 3).to_string();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let at = |line: &str| lines.iter().position(|l| *l == line);
         // Nothing is read before a loop that may have no turn.

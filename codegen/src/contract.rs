@@ -11,9 +11,8 @@ use crate::regs::each;
 
 /// The proc with products contracted into sums.
 #[must_use]
-pub fn contract(proc: &Proc) -> Proc {
-    let mut result = proc.clone();
-    let body = std::mem::take(&mut result.body);
+pub fn contract(mut proc: Proc) -> Proc {
+    let body = std::mem::take(&mut proc.body);
     let mut counts = vec![(0, 0); proc.regs.len()];
     each(&body, &mut |stmt| {
         stmt.writes()
@@ -24,16 +23,15 @@ pub fn contract(proc: &Proc) -> Proc {
             .for_each(|r| counts[r.0 as usize].1 += 1);
     });
     let mut contraction = Contraction {
-        proc: &mut result,
-        counts,
         heights: vec![0; proc.regs.len()],
         assigned: vec![0; proc.regs.len()],
+        proc: &mut proc,
+        counts,
         run: 0,
         now: 0,
     };
-    let body = contraction.block(body);
-    result.body = body;
-    result
+    proc.body = contraction.block(body);
+    proc
 }
 
 struct Contraction<'a> {
@@ -165,7 +163,7 @@ mod tests {
         };
         let body = body.iter().map(set).collect();
         p.body = vec![for_(item, LoopKind::Core, 0, 1, body)];
-        let text = contract(&p).to_string();
+        let text = contract(p).to_string();
         let stmts = text.lines().filter(|l| l.contains(" = "));
         stmts.map(|l| l.trim().replace(": f32", "")).collect()
     }
@@ -233,6 +231,6 @@ mod tests {
         let sum = Stmt::Set(Reg(3), Rhs::Op(ADD, vec![Reg(3), Reg(2)]));
         let body = vec![product, for_(t, LoopKind::Serial, 0, 9, vec![sum])];
         p.body = vec![for_(item, LoopKind::Core, 0, 1, body)];
-        assert_eq!(contract(&p), p);
+        assert_eq!(contract(p.clone()), p);
     }
 }

@@ -90,11 +90,10 @@ fn is_basic(op: LoopOp) -> bool {
 
 /// The proc in operations that `supports` has.
 #[must_use]
-pub fn legalize(proc: &Proc, supports: &Supports) -> Proc {
-    let mut legal = proc.clone();
-    let body = std::mem::take(&mut legal.body);
-    legal.body = block(&mut legal, body, supports);
-    legal
+pub fn legalize(mut proc: Proc, supports: &Supports) -> Proc {
+    let body = std::mem::take(&mut proc.body);
+    proc.body = block(&mut proc, body, supports);
+    proc
 }
 
 fn block(proc: &mut Proc, body: Vec<Stmt>, supports: &Supports) -> Vec<Stmt> {

@@ -21,6 +21,7 @@
 //! do shuffles (an operand from another lane) have a meaning.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use selscan_dsl::{InputId, Op, StateId};
 
@@ -120,8 +121,22 @@ pub enum Rhs {
     Op(LoopOp, Vec<Reg>),
 }
 
+/// As `==`, but that it tells -0 from 0.
+impl Hash for Rhs {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            Rhs::Const(x) => x.to_bits().hash(state),
+            Rhs::Bits(bits) => bits.hash(state),
+            Rhs::Index(ix) => ix.hash(state),
+            Rhs::Load(buf, ix) | Rhs::LoadBits(buf, ix) => (buf, ix).hash(state),
+            Rhs::Op(op, args) => (op, args).hash(state),
+        }
+    }
+}
+
 /// A statement.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub enum Stmt {
     /// A loop: `var` = lo, lo + step, … while below hi.
     For {
@@ -201,7 +216,7 @@ impl Role {
 }
 
 /// A buffer of a proc.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub struct BufferDecl {
     /// Its name.
     pub name: String,
@@ -214,7 +229,7 @@ pub struct BufferDecl {
 }
 
 /// A kernel as loops.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub struct Proc {
     /// Its name.
     pub name: String,
@@ -243,7 +258,7 @@ pub struct Proc {
 }
 
 /// The procs of one kernel, run one after another, and the memory that they share.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub struct Program {
     /// The procs in order.
     pub procs: Vec<Proc>,

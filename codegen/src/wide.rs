@@ -13,22 +13,21 @@ use crate::regs::each;
 
 /// The proc with wide accesses.
 #[must_use]
-pub fn wide(proc: &Proc) -> Proc {
-    let mut result = proc.clone();
+pub fn wide(mut proc: Proc) -> Proc {
+    let body = std::mem::take(&mut proc.body);
     let mut assigned = vec![0; proc.regs.len()];
-    each(&proc.body, &mut |stmt| {
+    each(&body, &mut |stmt| {
         stmt.writes()
             .iter()
             .for_each(|r| assigned[r.0 as usize] += 1)
     });
     let mut widening = Widening {
-        proc,
+        proc: &proc,
         assigned,
         divisors: vec![1; proc.vars.len()],
     };
-    let body = std::mem::take(&mut result.body);
-    result.body = widening.block(body);
-    result
+    let body = widening.block(body);
+    Proc { body, ..proc }
 }
 
 struct Widening<'a> {
@@ -42,7 +41,7 @@ struct Widening<'a> {
 type Access = (usize, i64);
 
 /// Whether an access reads or writes, its buffer, and its index without the constant.
-type Base = (bool, Buf, Ix);
+type Base<'s> = (bool, Buf, &'s Ix);
 
 impl Widening<'_> {
     fn divisor(&self, ix: &Ix) -> i64 {
@@ -100,26 +99,22 @@ impl Widening<'_> {
 
     /// Moves a run of statements to `out`, its neighbours merged.
     fn merge(&self, run: &mut Vec<Stmt>, out: &mut Vec<Stmt>) {
-        let mut groups: HashMap<Base, Vec<Access>> = HashMap::new();
-        let mut order: Vec<Base> = Vec::new();
+        let mut groups: HashMap<Base<'_>, Vec<Access>> = HashMap::new();
+        let mut order: Vec<Base<'_>> = Vec::new();
         // Accesses to memory that may be written meanwhile are merged between two writes or reads of it only.
-        let mut closed: Vec<(Base, Vec<Access>)> = Vec::new();
+        let mut closed: Vec<(Base<'_>, Vec<Access>)> = Vec::new();
         for (at, stmt) in run.iter().enumerate() {
             let Some((writes, buf, ix)) = access(stmt) else {
                 continue;
             };
             if !self.is_constant(buf) {
-                let clashes: Vec<Base> = order
-                    .iter()
-                    .filter(|(w, b, _)| *w != writes && self.may_meet(*b, buf))
-                    .cloned()
-                    .collect();
-                for base in clashes {
-                    if let Some(accesses) = groups.remove(&base) {
-                        closed.push((base.clone(), accesses));
+                order.retain(|base| {
+                    let clashes = base.0 != writes && self.may_meet(base.1, buf);
+                    if clashes && let Some(accesses) = groups.remove(base) {
+                        closed.push((*base, accesses));
                     }
-                    order.retain(|b| *b != base);
-                }
+                    !clashes
+                });
             }
             let usable = match stmt {
                 Stmt::Set(reg, _) => {
@@ -127,17 +122,14 @@ impl Widening<'_> {
                 }
                 _ => true,
             };
-            let (base, offset) = split(ix);
             if usable && self.proc.buffer(buf).role != Role::Scratch {
+                let (base, offset) = split(ix);
                 let base = (writes, buf, base);
-                groups.entry(base.clone()).or_insert_with(|| {
+                let accesses = groups.entry(base).or_insert_with(|| {
                     order.push(base);
                     Vec::new()
                 });
-                let base = (writes, buf, split(ix).0);
-                if let Some(accesses) = groups.get_mut(&base) {
-                    accesses.push((at, offset));
-                }
+                accesses.push((at, offset));
             }
         }
         for base in order {
@@ -151,7 +143,7 @@ impl Widening<'_> {
             accesses.sort_by_key(|&(at, offset)| (offset, at));
             let mut rest = &accesses[..];
             while !rest.is_empty() {
-                let n = self.row(buf, &base, rest);
+                let n = self.row(buf, base, rest);
                 let (row, after) = rest.split_at(n.max(1));
                 rest = after;
                 if n < 2 {
@@ -237,14 +229,14 @@ fn register(stmt: &Stmt) -> Reg {
 }
 
 /// An index as base + constant.
-fn split(ix: &Ix) -> (Ix, i64) {
+fn split(ix: &Ix) -> (&Ix, i64) {
     match ix {
-        Ix::Const(k) => (Ix::Const(0), *k),
+        Ix::Const(k) => (&Ix::Const(0), *k),
         Ix::Add(base, k) => match **k {
-            Ix::Const(k) => ((**base).clone(), k),
-            _ => (ix.clone(), 0),
+            Ix::Const(k) => (base, k),
+            _ => (ix, 0),
         },
-        _ => (ix.clone(), 0),
+        _ => (ix, 0),
     }
 }
 
@@ -272,7 +264,7 @@ mod tests {
             body.push(Stmt::Store(Buf(1), at(k), reg));
         }
         p.body = vec![for_(item, LoopKind::Core, 0, extent(0), body)];
-        let text = wide(&p).to_string();
+        let text = wide(p).to_string();
         let lines = text.lines().filter(|l| l.contains(" = "));
         lines.map(|l| l.trim().to_owned() + "\n").collect()
     }

@@ -54,9 +54,8 @@ impl<C> CodeCache<C> {
     }
 
     fn slot(&self, program: &Program) -> Arc<Slot<C>> {
-        // The text tells -0 from 0, which `==` does not.
         let mut hasher = DefaultHasher::new();
-        format!("{program:?}").hash(&mut hasher);
+        program.hash(&mut hasher);
         let mut slots = lock(&self.slots);
         // Code that was freed leaves its slot to be swept, unless somebody is compiling in it.
         slots.retain(|_, slots| {

@@ -64,9 +64,9 @@ pub fn supports(isa: &dyn TargetIsa) -> Supports {
 pub fn prepare(proc: &Proc, isa: &dyn TargetIsa) -> Proc {
     let supports = supports(isa);
     if supports.has(LoopOp::Fma, Ty::F32) {
-        legalize(&contract(proc), &supports)
+        legalize(contract(proc.clone()), &supports)
     } else {
-        legalize(proc, &supports)
+        legalize(proc.clone(), &supports)
     }
 }
 

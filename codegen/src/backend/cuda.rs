@@ -74,7 +74,7 @@ pub fn supports() -> Supports {
 /// The proc as this backend emits it: products and sums contracted, operations that CUDA C lacks written out.
 #[must_use]
 pub fn prepare(proc: &Proc) -> Proc {
-    legalize(&contract(proc), &supports())
+    legalize(contract(proc.clone()), &supports())
 }
 
 /// A program as CUDA C.

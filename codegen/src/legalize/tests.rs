@@ -25,9 +25,9 @@ fn run(op: LoopOp, ty: Ty, fma: bool, columns: &[Vec<f64>]) -> Vec<f64> {
         Dtype::F32
     };
     let proc = sample::map(op, columns.len() as u32, ty, dtype, None);
-    let legal = legalize(&proc, &supports(fma));
+    let legal = legalize(proc.clone(), &supports(fma));
     verify(&legal).unwrap();
-    let twice = legalize(&legal, &supports(fma)).to_string();
+    let twice = legalize(legal.clone(), &supports(fma)).to_string();
     assert_eq!(twice, legal.to_string(), "legalising twice changes nothing");
     let mut memory = Memory::new();
     for (i, column) in columns.iter().enumerate() {
@@ -335,7 +335,7 @@ fn sixteen_bit_elements() {
 
 /// The output's bytes for these input bytes.
 fn through(proc: &Proc, bytes: Vec<u8>, len: usize) -> Vec<u8> {
-    let legal = legalize(proc, &supports(true));
+    let legal = legalize(proc.clone(), &supports(true));
     verify(&legal).unwrap();
     let mut memory = Memory::new();
     memory.put(Role::Input(InputId(0)), bytes);

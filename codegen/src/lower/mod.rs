@@ -29,20 +29,12 @@ pub(crate) use shared::{shared_bytes, shared_inputs};
 /// The plan's loops.
 #[must_use]
 pub fn lower(plan: &Plan) -> Program {
-    let procs: Vec<Proc> = plan
-        .passes
-        .iter()
-        .map(|pass| lower_pass(plan, pass))
-        .collect();
-    let procs = if plan.wide {
-        let far = |(proc, pass): (&Proc, &Pass)| match pass.schedule.ahead {
-            0 => wide(proc),
-            turns => ahead(&wide(proc), turns),
-        };
-        procs.iter().zip(&plan.passes).map(far).collect()
-    } else {
-        procs
+    let near = |pass: &Pass| match (lower_pass(plan, pass), pass.schedule.ahead) {
+        (proc, _) if !plan.wide => proc,
+        (proc, 0) => wide(proc),
+        (proc, turns) => ahead(wide(proc), turns),
     };
+    let procs = plan.passes.iter().map(near).collect();
     Program {
         procs,
         workspaces: plan.workspaces.clone(),
