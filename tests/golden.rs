@@ -59,6 +59,7 @@ const CONV: Row = Row {
     axes: &[("w-1", "W"), ("s", "W")],
     prepare: packing::window,
     finish: packing::unwindow,
+    unfinish: packing::widen,
     ..ROW
 };
 const DPLR: Row = Row {
@@ -71,6 +72,7 @@ const DPLR: Row = Row {
         ("K_step", "out"),
     ],
     axes: &[("m", "N2")],
+    before: &["dt", "A", "B", "P", "C_tilde"],
     ..ROW
 };
 const MAMBA3: Row = Row {
@@ -139,6 +141,7 @@ static ROWS: &[Row] = &[
     Row { model: "dense_lti", files: &["s4-dplr-legs", "s4-dplr-legs-odd", "s4-dplr-legs-state"],
         prepare: packing::as_real_system, elsewhere: &["K", "K_step", "C_tilde", "Abar", "Bbar"], ..DPLR },
     Row { model: "h3", files: &["h3-layer"], prepare: packing::project, finish: packing::unproject,
+        unfinish: packing::unproject_back, before: &["output_linear__weight", "output_linear__bias"],
         names: &[("ssm_k_D", "shift_d"), ("diag_C", "c"), ("diag_B", "b")], axes: &[("dm", "H"), ("n2", "M")],
         elsewhere: &["shift_kernel", "diag_kernel"] },
     Row { model: "shift_ssm", files: &["h3-layer"], prepare: |g| {
@@ -231,6 +234,26 @@ fn every_model_computes_its_reference() {
 }
 
 #[test]
+fn every_models_gradients_are_the_reference() {
+    // Compared beside its outputs.
+    let mut compared = vec!["ssd-split-conv1d".to_owned()];
+    for row in ROWS.iter().filter(|row| !row.elsewhere.contains(&"out")) {
+        for file in row.files {
+            let error = row.gradient_error(&Golden::read(file));
+            assert!(error <= TOLERANCE, "{file} by {}: {error:e}", row.model);
+            compared.push((*file).to_owned());
+        }
+    }
+    for name in files() {
+        let gradients = Golden::read(&name).gradients;
+        assert!(
+            gradients.is_empty() || compared.contains(&name),
+            "{name} is not compared"
+        );
+    }
+}
+
+#[test]
 fn what_is_more_than_one_call() {
     for (file, test) in COMPOSED {
         test(&Golden::read(file));
@@ -244,6 +267,16 @@ fn language_models_prompted_and_step_by_step() {
     }
 }
 
+/// The files of the folder, without `.safetensors`.
+fn files() -> Vec<String> {
+    let entries = std::fs::read_dir(reference::folder()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let files = paths.filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    files
+        .map(|p| p.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect()
+}
+
 #[test]
 fn every_file_and_every_model_is_there() {
     for entry in std::fs::read_dir(reference::folder()).unwrap() {
@@ -252,14 +285,13 @@ fn every_file_and_every_model_is_there() {
             let name = path.file_name().unwrap().to_str().unwrap();
             assert!(language::MODELS.contains(&name), "{name} is not compared");
         }
-        if path.extension().is_some_and(|e| e == "safetensors") {
-            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-            let in_rows = ROWS.iter().any(|row| row.files.contains(&name.as_str()));
-            assert!(
-                in_rows || COMPOSED.iter().any(|(file, _)| *file == name),
-                "{name} is not compared"
-            );
-        }
+    }
+    for name in files() {
+        let in_rows = ROWS.iter().any(|row| row.files.contains(&name.as_str()));
+        assert!(
+            in_rows || COMPOSED.iter().any(|(file, _)| *file == name),
+            "{name} is not compared"
+        );
     }
     for model in selscan_models::CATALOGUE {
         assert!(
@@ -294,6 +326,12 @@ fn mistakes_are_seen() {
         assert_ne!(case.inputs, untouched);
         let outputs = eval(&case.recurrence, &case.inputs).unwrap();
         assert!(row.error(&case, outputs) > 1e-4, "{file}");
+    }
+    for (file, forgotten) in [("s4d-lin-zoh-state", "next_state"), ("gru-basic", "h_n")] {
+        let row = ROWS.iter().find(|row| row.files.contains(&file)).unwrap();
+        let mut golden = Golden::read(file);
+        golden.cotangents.remove(forgotten).unwrap();
+        assert!(row.gradient_error(&golden) > 1e-4, "{file}");
     }
 }
 

@@ -6,8 +6,9 @@ use selscan_dsl::{Array, Inputs, Outputs, eval};
 use selscan_models::hippo::{Measure, nplr, transition};
 use selscan_models::{model, s4d};
 
-use super::packing::{linear, with_conjugates};
-use super::{Golden, Tensor, error};
+use super::block::mamba2_block;
+use super::packing::with_conjugates;
+use super::{Golden, error};
 
 /// A file and what is asked of it.
 pub type Test = (&'static str, fn(&Golden));
@@ -172,57 +173,6 @@ fn resumed(g: &Golden) {
         1e-10,
         "last_state",
     );
-}
-
-/// Mamba-2's block: split [z | x | B | C | dt], convolution, scan, gated RMSNorm, projection.
-fn mamba2_block(g: &Golden) {
-    let (h, p, n) = (2, 3, 4);
-    let x = |name: &str| g.inputs[name].array.clone();
-    let columns = |x: &Tensor, range| x.slice(x.axes.last().unwrap(), range).array;
-    let packed = &g.inputs["zxbcdt"];
-    let (b, l) = (packed.extent("b"), packed.extent("l"));
-    let conv = Inputs::new()
-        .with(
-            "x",
-            columns(packed, h * p..2 * h * p + 2 * n).permuted(&[0, 2, 1]),
-        )
-        .with("weight", x("conv1d_weight"))
-        .with("bias", x("conv1d_bias"))
-        .with_flag("activation");
-    let array = run("causal_conv1d", &conv).tensors["out"].permuted(&[0, 2, 1]);
-    let xbc = Tensor {
-        axes: ["b", "l", "d"].map(str::to_owned).to_vec(),
-        array,
-    };
-    let heads = |array: Array, shape: &[usize]| Array::real(&[&[b, l], shape].concat(), array.data);
-    let ssd = Inputs::new()
-        .with("x", heads(columns(&xbc, 0..h * p), &[h, p]))
-        .with("b", heads(columns(&xbc, h * p..h * p + n), &[1, n]))
-        .with("c", heads(columns(&xbc, h * p + n..h * p + 2 * n), &[1, n]))
-        .with("z", heads(columns(packed, 0..h * p), &[h, p]))
-        .with(
-            "dt",
-            columns(packed, 2 * h * p + 2 * n..2 * h * p + 2 * n + h),
-        )
-        .with("dt_bias", x("dt_bias"))
-        .with("a", x("A"))
-        .with("d", x("D"))
-        .with_flag("dt_softplus");
-    let y = run("ssd", &ssd).tensors["out"].clone();
-    let weight = x("rmsnorm_weight");
-    let normed = |row: &[f64]| -> Vec<f64> {
-        let mean = row.iter().map(|x| x * x).sum::<f64>() / (h * p) as f64;
-        row.iter()
-            .zip(&weight.data)
-            .map(|(x, w)| x / (mean + 1e-6).sqrt() * w)
-            .collect()
-    };
-    let y = Array::real(
-        &[b, l, h * p],
-        y.data.chunks(h * p).flat_map(normed).collect(),
-    );
-    let out = linear(&y, &x("outproj_weight"), &x("outproj_bias"));
-    close(&out, &g.outputs["out"].array, 1e-10, &g.name);
 }
 
 /// Λ̄ is where a state of ones goes in one step without input; B̄ is where 0 goes with the inputs 1, one a row.

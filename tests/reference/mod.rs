@@ -1,6 +1,8 @@
 //! The reference data of tests/golden: reading a file, and fitting its tensors to a kernel's declarations.
 
+pub mod block;
 pub mod composed;
+pub mod gradients;
 pub mod language;
 pub mod packing;
 
@@ -19,7 +21,7 @@ pub fn folder() -> PathBuf {
 }
 
 /// A tensor with named axes; the pair of a complex element is not one of them.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Tensor {
     pub axes: Vec<String>,
     pub array: Array,
@@ -133,13 +135,17 @@ fn decode(view: &TensorView) -> Array {
     Array::real(view.shape(), data)
 }
 
-/// A file: the inputs that the reference was given and the outputs of its run in f64.
+/// A file: the inputs that the reference was given and the results of its run in f64.
 #[derive(Clone, Debug)]
 pub struct Golden {
     pub name: String,
     pub flags: serde_json::Value,
     pub inputs: BTreeMap<String, Tensor>,
     pub outputs: BTreeMap<String, Tensor>,
+    /// Of outputs, by their names.
+    pub cotangents: BTreeMap<String, Tensor>,
+    /// By inputs, by their names.
+    pub gradients: BTreeMap<String, Tensor>,
 }
 
 impl Golden {
@@ -161,10 +167,9 @@ impl Golden {
             (name.to_owned(), tensor)
         };
         let names = |key: &str| {
-            header[key]
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
+            let names = header.get(key).map_or("", String::as_str);
+            let names = names.split_whitespace().map(str::to_owned);
+            names.collect::<Vec<_>>()
         };
         let f64_of = |name: &String| {
             let stored = format!("{name}_f64");
@@ -176,6 +181,20 @@ impl Golden {
             flags: serde_json::from_str(&header["flags"]).unwrap(),
             inputs: names("inputs").iter().map(|n| tensor(n, n)).collect(),
             outputs: names("outputs").iter().map(f64_of).collect(),
+            cotangents: names("cotangents")
+                .into_iter()
+                .map(|n| {
+                    let d = match n.as_str() {
+                        "out" => "dout".to_owned(),
+                        _ => format!("dout_{n}"),
+                    };
+                    (n, tensor(&d, &d).1)
+                })
+                .collect(),
+            gradients: names("gradients")
+                .iter()
+                .map(|d| (d.trim_start_matches("d_").to_owned(), f64_of(d).1))
+                .collect(),
         }
     }
     /// Replaces the inputs by others, each computed from the old ones.
@@ -210,6 +229,10 @@ pub struct Row {
     pub prepare: fn(&mut Golden),
     /// What is done to the computed outputs before they are compared.
     pub finish: fn(&Golden, &mut Outputs),
+    /// The transpose of `finish`: the cotangents of what the file has become those of the computed outputs.
+    pub unfinish: fn(&Golden, &mut Outputs),
+    /// Gradients of the file by what comes before the recurrence.
+    pub before: &'static [&'static str],
 }
 
 /// A row that maps nothing.
@@ -221,6 +244,8 @@ pub const ROW: Row = Row {
     elsewhere: &[],
     prepare: |_| {},
     finish: |_, _| {},
+    unfinish: |_, _| {},
+    before: &[],
 };
 
 /// A call of a model and what it must give.

@@ -54,6 +54,9 @@ pub fn window(g: &mut Golden) {
         unroll(&mut new, &at, 1);
         g.input("conv_state", old);
         g.outputs.insert("new_conv_state".to_owned(), new);
+        if let Some(d) = g.cotangents.get_mut("new_conv_state") {
+            unroll(d, &at, 1);
+        }
     }
     for name in ["weight", "conv_state", "initial_states"] {
         if let Some(tensor) = g.inputs.get_mut(name) {
@@ -87,6 +90,16 @@ pub fn unwindow(g: &Golden, out: &mut Outputs) {
     }
 }
 
+/// A cotangent of the window's last entries: the others have none.
+pub fn widen(g: &Golden, d: &mut Outputs) {
+    if let Some(array) = d.last.remove("window") {
+        let axes = vec![];
+        let mut window = Tensor { axes, array };
+        window.fit_last(g.inputs["weight"].extent("w"));
+        d.last.insert("window".to_owned(), window.array);
+    }
+}
+
 /// Mamba-3: neighbouring channels are one complex number; the pairs that do not turn have the angle 0.
 pub fn as_pairs(g: &mut Golden) {
     let pairs = g.inputs["Q"].extent("n") / 2;
@@ -95,6 +108,10 @@ pub fn as_pairs(g: &mut Golden) {
     }
     for name in ["final_ssm", "final_k"] {
         g.outputs.get_mut(name).into_iter().for_each(Tensor::pairs);
+        g.cotangents
+            .get_mut(name)
+            .into_iter()
+            .for_each(Tensor::pairs);
     }
     let inputs = ["Angles", "angle_state"].map(|n| g.inputs.remove(n).map(|x| (n, x)));
     for (name, mut angles) in inputs.into_iter().flatten() {
@@ -233,4 +250,16 @@ pub fn unproject(g: &Golden, out: &mut Outputs) {
     let mut x = linear(&flat, weight, &file.inputs["output_linear__bias"].array);
     x.shape.push(1);
     out.tensors.insert("out".to_owned(), x);
+}
+
+/// H3: the transpose of the last projection.
+pub fn unproject_back(g: &Golden, d: &mut Outputs) {
+    let weight = &Golden::read(&g.name).inputs["output_linear__weight"].array;
+    let turned = weight.permuted(&[1, 0]);
+    let none = Array::filled(&turned.shape[..1], false, 0.0);
+    let y = d.tensors.remove("out").unwrap();
+    let shape = y.shape.clone();
+    let mut x = linear(&Array::real(&shape[..3], y.data), &turned, &none);
+    x.shape = shape;
+    d.tensors.insert("out".to_owned(), x);
 }
