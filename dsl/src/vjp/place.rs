@@ -17,11 +17,20 @@ use crate::recurrence::{Recurrence, StateDecl};
 pub(super) type Contribution = (Vec<AxisIndex>, NodeId);
 
 /// The axes of an index where it has one name for each position, so that a gradient may be declared over them.
-pub(super) fn plain_axes(index: &[AxisIndex]) -> Option<Vec<AxisId>> {
+fn plain_axes(index: &[AxisIndex]) -> Option<Vec<AxisId>> {
     let axes: Vec<AxisId> = index.iter().map(|i| i.axis()).collect();
     let plain = index.iter().all(|i| matches!(i, AxisIndex::At(_)));
     let distinct = axes.iter().copied().collect::<AxisSet>().len() == axes.len();
     (plain && distinct).then_some(axes)
+}
+
+/// The axes at which contributions arise, if they are the same plain ones for all.
+pub(super) fn single_axes(reads: &[Contribution]) -> Option<Vec<AxisId>> {
+    let (index, _) = reads.first()?;
+    reads
+        .iter()
+        .all(|(i, _)| i == index)
+        .then(|| plain_axes(index))?
 }
 
 /// The sum of the contributions, each summed over nothing yet, over the axes `to`; `None` if there is none.
