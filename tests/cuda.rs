@@ -25,6 +25,9 @@ use selscan_runtime::{Error, nvrtc};
 /// Types whose default schedules must keep everything in registers: those that models run in.
 const OWN: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
 
+/// Bytes of stack that a thread of a default schedule may take: what lowering leaves it, and what the compiler adds.
+const MOST_STACK: u64 = Gpu::STACK + 1024;
+
 /// Failures after which no more kernels are tried: code that spills takes long to compile.
 const ENOUGH: usize = 8;
 
@@ -131,9 +134,12 @@ fn default_code(case: &Case, target: &Target) -> Result<Vec<Built>, Failure> {
         why: format!("{}, {why}", case.name()),
         built: Vec::new(),
     })?;
-    let spilling: Vec<String> = built.iter().flat_map(|b| spills(case, b)).collect();
-    if OWN.contains(&case.dtype) && !spilling.is_empty() {
-        let why = spilling.join("\n");
+    let mut wrong: Vec<String> = built.iter().flat_map(|b| stacks(case, b)).collect();
+    if OWN.contains(&case.dtype) {
+        wrong.extend(built.iter().flat_map(|b| spills(case, b)));
+    }
+    if !wrong.is_empty() {
+        let why = wrong.join("\n");
         return Err(Failure { why, built });
     }
     Ok(built)
@@ -148,6 +154,20 @@ fn spills(case: &Case, built: &Built) -> Vec<String> {
             format!(
                 "{}: the default schedule '{}' spills: {} has {} registers, writes {} bytes and reads {}",
                 case.name(), built.schedule, r.name, r.registers, r.spill_stores, r.spill_loads
+            )
+        })
+        .collect()
+}
+
+/// What keeps more in memory of its own than the driver should set aside for every thread, in words.
+fn stacks(case: &Case, built: &Built) -> Vec<String> {
+    let kernels = built.kernels.iter().map(|k| &k.resources);
+    let large = kernels.filter(|r| u64::from(r.stack_frame) > MOST_STACK);
+    large
+        .map(|r| {
+            format!(
+                "{}: the default schedule '{}' keeps {} bytes a thread in {}, of at most {MOST_STACK}",
+                case.name(), built.schedule, r.stack_frame, r.name
             )
         })
         .collect()

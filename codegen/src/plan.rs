@@ -65,8 +65,10 @@ pub struct Plan {
     pub multiples: Vec<i64>,
     /// Whether neighbouring elements are accessed as one where that may be: on a GPU.
     pub wide: bool,
-    /// Whether no index needs more than 31 bits: on a GPU.
-    pub narrow: bool,
+    /// The extents that it was made for: code for a GPU has 32-bit indices where they are enough for those.
+    pub extents: Extents,
+    /// Bytes that an item may keep for itself; what is beyond is memory of the launch.
+    pub stack: u64,
     /// The precision of arithmetic.
     pub compute: Ty,
     /// The accepted schedule.
@@ -159,15 +161,13 @@ impl Plan {
             check_pass(pass, options, target)?;
             check_share(pass, options, target, &multiples)?;
         }
-        let narrow = target.gpu.is_some()
-            && is_narrow(rec, extents)
-            && workspaces.iter().all(|(_, len)| is_short(len, extents));
         Ok(Plan {
             passes,
             workspaces,
             multiples,
             wide: target.gpu.is_some(),
-            narrow,
+            extents: extents.clone(),
+            stack: target.gpu.as_ref().map_or(u64::MAX, |gpu| gpu.stack),
             extent_names,
             compute: options.compute,
             schedule: *schedule,
@@ -288,27 +288,6 @@ fn multiples(
         Some(_) => (0..count).map(of).collect(),
         None => vec![1; count],
     }
-}
-
-/// Whether 31 bits count that many elements, with room for a block.
-fn is_short(len: &Ix, extents: &Extents) -> bool {
-    let len = len.eval(&|_| 0, &|axis| extents.get(axis) as i64);
-    len.is_some_and(|n| n < 1 << 30)
-}
-
-/// Whether 31 bits count the elements of every tensor and the points of every axis, with room for a block.
-fn is_narrow(rec: &Recurrence, extents: &Extents) -> bool {
-    let every: Vec<AxisId> = (0..rec.axes.len() as u8).map(AxisId).collect();
-    let inputs = rec.inputs.iter().map(|i| &i.axes[..]);
-    let states = rec.states.iter().map(|s| &s.axes[..]);
-    let outputs = rec.outputs.iter().map(|o| &o.axes[..]);
-    let axes = every.chunks(1);
-    inputs.chain(states).chain(outputs).chain(axes).all(|axes| {
-        let points = axes
-            .iter()
-            .try_fold(2_u64, |n, &a| n.checked_mul(extents.get(a) as u64));
-        points.is_some_and(|n| n < 1 << 30)
-    })
 }
 
 /// Every tensor's size in bytes must be a 63-bit number.

@@ -40,6 +40,14 @@ pub struct Gpu {
     pub clock_khz: u32,
     /// Memory bandwidth, bytes per second.
     pub bandwidth: u64,
+    /// Bytes that a thread may keep in memory of its own: [`Gpu::STACK`], but in tests.
+    pub stack: u64,
+}
+
+impl Gpu {
+    /// Bytes that a thread may keep in memory of its own, which the driver sets aside for every thread that the GPU can
+    /// hold: with 270 000 threads, 1.1 GB.
+    pub const STACK: u64 = 4 << 10;
 }
 
 impl Target {
@@ -78,6 +86,7 @@ impl Target {
                 threads: 2048,
                 clock_khz: 1_980_000,
                 bandwidth: 4_800_000_000_000,
+                stack: Gpu::STACK,
             }),
         }
     }

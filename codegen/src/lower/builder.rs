@@ -88,7 +88,7 @@ impl<'a> Builder<'a> {
             name: pass.name.clone(),
             extents: plan.extent_names.clone(),
             multiples: plan.multiples.clone(),
-            narrow: plan.narrow,
+            narrow: false,
             threads: pass.schedule.threads,
             resident: pass.schedule.resident,
             buffers: vec![],

@@ -20,8 +20,10 @@ use selscan_dsl::AxisId;
 
 use crate::ahead::ahead;
 use crate::loop_ir::{Ix, LoopKind, Proc, Program, Stmt, Var};
+use crate::narrow::is_narrow;
 use crate::plan::{Pass, Plan};
 use crate::schedule::Order;
+use crate::stack::bounded;
 use crate::wide::wide;
 use builder::Builder;
 pub(crate) use shared::{shared_bytes, shared_inputs};
@@ -29,16 +31,20 @@ pub(crate) use shared::{shared_bytes, shared_inputs};
 /// The plan's loops.
 #[must_use]
 pub fn lower(plan: &Plan) -> Program {
-    let near = |pass: &Pass| match (lower_pass(plan, pass), pass.schedule.ahead) {
-        (proc, _) if !plan.wide => proc,
-        (proc, 0) => wide(proc),
-        (proc, turns) => ahead(wide(proc), turns),
-    };
-    let procs = plan.passes.iter().map(near).collect();
-    Program {
-        procs,
-        workspaces: plan.workspaces.clone(),
+    let mut workspaces = plan.workspaces.clone();
+    let mut procs: Vec<Proc> = Vec::with_capacity(plan.passes.len());
+    for pass in &plan.passes {
+        let mut proc = bounded(lower_pass(plan, pass), plan.stack, &mut workspaces);
+        if plan.wide {
+            proc = wide(proc);
+            if pass.schedule.ahead > 0 {
+                proc = ahead(proc, pass.schedule.ahead);
+            }
+            proc.narrow = is_narrow(&proc, &plan.extents);
+        }
+        procs.push(proc);
     }
+    Program { procs, workspaces }
 }
 
 /// One dimension of the work items.

@@ -197,6 +197,7 @@ fn target(device: CUdevice, driver: (u32, u32)) -> Result<(Target, u32), Error> 
             threads: get(A::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?,
             clock_khz: get(A::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?,
             bandwidth: 2 * clock * 1000 * width / 8,
+            stack: Features::STACK,
         }),
     };
     Ok((target, capability))

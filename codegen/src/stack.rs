@@ -1,0 +1,103 @@
+//! What a thread of a GPU keeps for itself, within limits.
+//!
+//! In: a proc, bytes. Out: the proc with its largest scratch buffers as workspaces, until the rest is no more than that.
+//! A driver sets a thread's own memory aside for every thread that the GPU can hold: a large state there would take tens of
+//! gigabytes whatever is launched. A workspace has the items that there are. Element i of an item lies at i·items + item,
+//! so that neighbouring threads access neighbours.
+
+use crate::dtype::Dtype;
+use crate::loop_ir::{Ix, Proc, Rhs, Role, Stmt};
+
+/// The proc with at most `most` bytes of scratch memory an item; new workspaces are appended. Before accesses are merged and
+/// operations written out: a scratch buffer is loaded and stored element by element.
+#[must_use]
+pub fn bounded(mut proc: Proc, most: u64, workspaces: &mut Vec<(Dtype, Ix)>) -> Proc {
+    let [Stmt::For { var: item, .. }] = proc.body[..] else {
+        return proc;
+    };
+    let mut own: Vec<(u64, usize)> = Vec::new();
+    for (i, buffer) in proc.buffers.iter().enumerate() {
+        if let (Role::Scratch, Ix::Const(len)) = (buffer.role, &buffer.len) {
+            own.push((len.unsigned_abs() * buffer.dtype.bytes() as u64, i));
+        }
+    }
+    own.sort_unstable();
+    let mut left: u64 = own.iter().map(|(bytes, _)| bytes).sum();
+    let mut moved = vec![false; proc.buffers.len()];
+    while left > most
+        && let Some((bytes, i)) = own.pop()
+    {
+        left -= bytes;
+        moved[i] = true;
+        let buffer = &mut proc.buffers[i];
+        buffer.len = buffer.len.clone() * proc.items.clone();
+        buffer.role = Role::Workspace(workspaces.len() as u32);
+        workspaces.push((buffer.dtype, buffer.len.clone()));
+    }
+    if moved.contains(&true) {
+        let items = proc.items.clone();
+        let place = |ix: Ix| ix * items.clone() + Ix::Var(item);
+        let body = std::mem::take(&mut proc.body);
+        proc.body = block(body, &moved, &place);
+    }
+    proc
+}
+
+fn block(body: Vec<Stmt>, moved: &[bool], place: &dyn Fn(Ix) -> Ix) -> Vec<Stmt> {
+    let place_in = |stmt: Stmt| match stmt {
+        Stmt::Set(reg, Rhs::Load(buf, ix)) if moved[buf.0 as usize] => {
+            Stmt::Set(reg, Rhs::Load(buf, place(ix)))
+        }
+        Stmt::Store(buf, ix, reg) if moved[buf.0 as usize] => Stmt::Store(buf, place(ix), reg),
+        stmt => stmt.map_blocks(|body| block(body, moved, place)),
+    };
+    body.into_iter().map(place_in).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Ty;
+    use crate::loop_ir::{Buf, BufferDecl, LoopKind, Reg};
+    use crate::sample::{empty, extent, for_};
+
+    #[test]
+    fn the_largest_go_until_the_rest_fits() {
+        let mut p = empty(extent(1));
+        for (name, len) in [("a", 8), ("b", 100), ("c", 50)] {
+            p.buffers.push(BufferDecl {
+                name: name.into(),
+                role: Role::Scratch,
+                dtype: Dtype::F32,
+                len: Ix::Const(len),
+            });
+        }
+        p.regs = vec![Ty::F32];
+        let (item, n) = (p.var("item"), p.var("n"));
+        let each = vec![
+            Stmt::Set(Reg(0), Rhs::Load(Buf(1), Ix::Var(n) + Ix::Const(1))),
+            Stmt::Store(Buf(2), Ix::Var(n), Reg(0)),
+            Stmt::Store(Buf(0), Ix::Const(3), Reg(0)),
+        ];
+        let nest = for_(n, LoopKind::Serial, 0, 8, each);
+        p.body = vec![for_(item, LoopKind::Core, 0, extent(1), vec![nest])];
+        let moved = |most: u64| {
+            let mut workspaces = vec![(Dtype::F64, Ix::Const(1))];
+            let text = bounded(p.clone(), most, &mut workspaces).to_string();
+            (text, workspaces.len() - 1)
+        };
+        assert_eq!(moved(632), (p.to_string(), 0));
+        let (text, count) = moved(631);
+        assert_eq!(count, 1);
+        assert!(text.contains("workspace b: f32[100*D]"), "{text}");
+        assert!(text.contains("r0: f32 = b[(n + 1)*D + item]"), "{text}");
+        assert!(
+            text.contains("scratch c: f32[50]\n") && text.contains(" c[n] = r0"),
+            "{text}"
+        );
+        assert_eq!(moved(231).1, 2);
+        let (text, count) = moved(31);
+        assert_eq!(count, 3);
+        assert!(text.contains(" a[3*D + item] = r0"), "{text}");
+    }
+}
