@@ -28,7 +28,7 @@ pub const FUNCTIONS: &[(&str, &str)] = &[
     ("discretize::dirac(delta, a, b)",          "(exp(delta * a), b)"),
     ("discretize::trapezoid(delta, a, lambda)", "(exp(delta * a), (1 - lambda) * delta * exp(delta * a), lambda * delta)"),
     ("silu(x)",                                 "x * sigmoid(x)"),
-    ("relu(x)",                                 "max(x, 0)"),
+    ("relu(x)",                                 "select(x <= 0, 0, x)"),
     ("gelu(x)",                                 "0.5 * x * (1 + erf(x * FRAC_1_SQRT_2))"),
     ("gelu_tanh(x)",                            "0.5 * x * (1 + tanh(FRAC_2_SQRT_PI * FRAC_1_SQRT_2 * (x + 0.044715 * x * x * x)))"),
     ("logsigmoid(x)",                           "-softplus(-x)"),

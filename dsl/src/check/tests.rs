@@ -329,7 +329,7 @@ fn types_and_axes() {
         ("h = ⟦select(x, used, 0)⟧; h", "the first argument of `select` is a condition, and a number was found"),
         ("h = select(⟦w > 0⟧, used, 0); h", "complex numbers have no order: `>` takes real numbers"),
         ("h = used + re(⟦max(w, 0)⟧); h", "complex numbers have no order: `max` takes real numbers"),
-        ("h = used + re(⟦relu(w)⟧); h", "complex numbers have no order: `max` takes real numbers"),
+        ("h = used + re(⟦relu(w)⟧); h", "complex numbers have no order: `<=` takes real numbers"),
         ("h = used + re(⟦max::<D>(w)⟧); h", "complex numbers have no order: `max` takes real numbers"),
         ("h = used + re(⟦tanh(w)⟧); h", "`tanh` takes a real number, and a complex one was found"),
         ("h = used + re(⟦complex(w, 0)⟧); h", "`complex(re, im)` takes two real numbers, and a complex one was found"),

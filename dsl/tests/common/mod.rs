@@ -29,7 +29,7 @@ impl Random {
 }
 
 /// Extents by axis name, for tests.
-pub const EXTENTS: [(&str, usize); 12] = [
+pub const EXTENTS: [(&str, usize); 14] = [
     ("B", 2),
     ("L", 4),
     ("D", 3),
@@ -42,6 +42,8 @@ pub const EXTENTS: [(&str, usize); 12] = [
     ("K", 3),
     ("P", 2),
     ("V", 2),
+    ("N3", 2),
+    ("H2", 4),
 ];
 
 /// A recurrence without declarations over the axes B, L (time), D, N and M = N.
