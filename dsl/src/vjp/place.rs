@@ -34,7 +34,7 @@ pub(super) fn single_axes(reads: &[Contribution]) -> Option<Vec<AxisId>> {
 }
 
 /// The sum of the contributions, each summed over nothing yet, over the axes `to`; `None` if there is none.
-/// States that it takes run in the direction `reverse`.
+/// What reads it runs in the direction `reverse`.
 pub(super) fn gather(
     r: &mut Recurrence,
     name: &str,
@@ -182,9 +182,21 @@ fn shift_leaves(
     found
 }
 
-/// A state that holds `d` at this step.
+/// A state that holds `d` at this step. It runs with the states that d reads, so that each direction can run after
+/// the other; in the direction `reverse` of what reads it if d reads none, or of both.
 fn hold(r: &mut Recurrence, axes: Vec<AxisId>, d: NodeId, reverse: bool) -> StateId {
     let state = StateId(r.states.len() as u32);
+    let mut reads = [false; 2];
+    for id in r.graph.reachable(&[d]) {
+        if let Node::State { state, .. } = r.graph.node(id) {
+            reads[usize::from(r.state(*state).reverse)] = true;
+        }
+    }
+    let reverse = match reads {
+        [true, false] => false,
+        [false, true] => true,
+        _ => reverse,
+    };
     let base = r.states.iter().filter(|s| s.name.starts_with("moved"));
     let name = r.free_name(&format!("moved{}", base.count()));
     r.states.push(StateDecl {

@@ -223,8 +223,11 @@ impl<'a> Sweep<'a> {
                 let open = at_edge(&mut self.r.graph, axis, by > 0);
                 let entered = self.r.graph.op(Op::Select, &[open, d, zero]);
                 self.flow(fill, entered, over);
-                let late = self.late();
-                let back = shift(&mut self.r, axis, -by, d, late);
+                let reverse = match self.primal.graph.node(x) {
+                    Node::State { state, .. } => !self.primal.state(*state).reverse,
+                    _ => self.late(),
+                };
+                let back = shift(&mut self.r, axis, -by, d, reverse);
                 self.flow(x, back, over);
             }
         }
