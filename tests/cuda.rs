@@ -22,11 +22,14 @@ use selscan_codegen::{Algorithm, Dtype, Gpu, Schedule, Target, candidates};
 use selscan_models::{CATALOGUE, model};
 use selscan_runtime::{Error, nvrtc};
 
-/// Types whose default schedules must keep everything in registers: those that models run in.
+/// Types in which packed sequences are tried too: those that models run in.
 const OWN: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
 
 /// Bytes of stack that a thread of a default schedule may take: what lowering leaves it, and what the compiler adds.
 const MOST_STACK: u64 = Gpu::STACK + 1024;
+
+/// Registers that are left where none is wanted.
+const SPARE: u32 = 32;
 
 /// Failures after which no more kernels are tried: code that spills takes long to compile.
 const ENOUGH: usize = 8;
@@ -135,9 +138,7 @@ fn default_code(case: &Case, target: &Target) -> Result<Vec<Built>, Failure> {
         built: Vec::new(),
     })?;
     let mut wrong: Vec<String> = built.iter().flat_map(|b| stacks(case, b)).collect();
-    if OWN.contains(&case.dtype) {
-        wrong.extend(built.iter().flat_map(|b| spills(case, b)));
-    }
+    wrong.extend(built.iter().flat_map(|b| spills(case, b)));
     if !wrong.is_empty() {
         let why = wrong.join("\n");
         return Err(Failure { why, built });
@@ -145,10 +146,16 @@ fn default_code(case: &Case, target: &Target) -> Result<Vec<Built>, Failure> {
     Ok(built)
 }
 
-/// What spills, in words.
+/// What spills for want of registers, in words. Where registers are left, the assembler saved one around a call (divisions
+/// and roots of f64 have a slow path).
 fn spills(case: &Case, built: &Built) -> Vec<String> {
+    let (threads, blocks) = (built.schedule.threads, built.schedule.resident.max(1));
+    let most = (65536 / (threads * blocks)).min(255);
     let spilling = built.kernels.iter().map(|k| &k.resources);
-    let spilling = spilling.filter(|r| r.spill_stores + r.spill_loads > 0);
+    let spilling = spilling.filter(|r| {
+        let left = most.saturating_sub(r.registers) >= SPARE;
+        r.spill_stores + r.spill_loads > 0 && !left
+    });
     spilling
         .map(|r| {
             format!(

@@ -71,7 +71,7 @@ fn has_room(plan: &Plan) -> bool {
 /// Schedules that may fit, the most promising first.
 fn proposals(scan: &Scan, extents: &Extents, options: &Options, target: &Target) -> Vec<Schedule> {
     match &target.gpu {
-        Some(gpu) => gpu::proposals(scan, extents, gpu),
+        Some(gpu) => gpu::proposals(scan, extents, options.compute, gpu),
         None => cpu_proposals(scan, extents, options, target),
     }
 }

@@ -9,6 +9,7 @@
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
+use crate::dtype::Ty;
 use crate::schedule::{Algorithm, Order, Schedule, THREADS};
 use crate::structure::Structure;
 use crate::target::Gpu;
@@ -16,14 +17,14 @@ use crate::target::Gpu;
 /// Warps of a multiprocessor that hide the latency of one another: 16 are what 128 registers a thread leave room for.
 const WARPS: usize = 15;
 
-/// State points that a turn of a thread's loop over time may go through.
+/// Registers of states that a turn of a thread's loop over time may go through.
 const MOST_UNROLLED: usize = 256;
 
-/// State points that a thread's registers hold.
+/// Registers of states that a thread holds.
 const MOST_HELD: usize = 48;
 
 /// Schedules worth trying.
-pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedule> {
+pub(crate) fn proposals(scan: &Scan, extents: &Extents, compute: Ty, gpu: &Gpu) -> Vec<Schedule> {
     let rec = &scan.recurrence;
     let structure = Structure::of(rec);
     let steps = extents.get(rec.time);
@@ -34,13 +35,10 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         .fold(1, usize::saturating_mul);
     let wanted = 32 * WARPS * gpu.multiprocessors as usize;
     let inner = structure.state_inner.iter().map(|a| extents.get(a));
-    // A complex state has two registers a point.
-    let halves = if rec.states.iter().any(|s| s.complex) {
-        2
-    } else {
-        1
-    };
-    let states = inner.fold(halves, usize::saturating_mul).max(1);
+    // A complex state has two numbers a point, one of f64 two registers.
+    let complex = rec.states.iter().any(|s| s.complex);
+    let words = if complex { 2 } else { 1 } * if compute == Ty::F64 { 2 } else { 1 };
+    let states = inner.fold(words, usize::saturating_mul).max(1);
     let streams = rec.inputs.iter().filter(|i| {
         i.axes.contains(&rec.time) && structure.lane.is_some_and(|a| i.axes.contains(&a))
     });
@@ -59,7 +57,7 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, gpu: &Gpu) -> Vec<Schedu
         tiles: 1,
         resident: 0,
     };
-    let scanned = scanned(&base, steps, points, wanted, (halves == 2, scan.resets()));
+    let scanned = scanned(&base, steps, points, wanted, (words > 1, scan.resets()));
     let apart = apart(&base, steps, (points, states), wanted, time_last);
     let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
@@ -104,7 +102,7 @@ fn scanned(
     steps: usize,
     points: usize,
     wanted: usize,
-    (complex, resets): (bool, bool),
+    (large, resets): (bool, bool),
 ) -> Vec<Schedule> {
     let mut warps = vec![1, 2, 4, 8, 16, 32];
     warps.sort_by_key(|&w: &u32| {
@@ -114,14 +112,14 @@ fn scanned(
     warps.truncate(3);
     let mut out = Vec::new();
     for warp in warps {
-        // Where an item is a whole warp, only large blocks have inputs in common to speak of; complex numbers and resets
+        // Where an item is a whole warp, only large blocks have inputs in common to speak of; complex numbers, f64 and resets
         // need more registers than those leave.
-        let threads: &[u32] = if warp == 32 && !complex && !resets {
+        let threads: &[u32] = if warp == 32 && !large && !resets {
             &[512, 256, 128]
         } else {
             &[128, 256]
         };
-        let tiles: &[u32] = match (complex, steps) {
+        let tiles: &[u32] = match (large, steps) {
             (true, _) => &[8, 4],
             (false, 0..16) => &[8, 16],
             (false, _) => &[16, 8],
@@ -248,7 +246,8 @@ fn chunked(
     let mut out = Vec::new();
     for chunk in [chunk, chunk * 2, (chunk / 2).max(32)] {
         // The passes over a large state have no registers left for several steps.
-        for unroll in if states > 16 { [1, 1, 1] } else { [4, 1, 2] } {
+        let unrolls: &[u32] = if states > 16 { &[1] } else { &[4, 1, 2] };
+        for &unroll in unrolls {
             out.push(Schedule {
                 algorithm: Algorithm::Chunked { chunk },
                 unroll,
