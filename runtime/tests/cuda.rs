@@ -110,6 +110,26 @@ fn tensors_on_a_gpu_are_not_for_a_kernel_on_the_cpu() {
 }
 
 #[test]
+fn rows_are_repeated_and_come_back() {
+    let Some(cuda) = gpu() else { return };
+    let few = wave(Dtype::Bf16, &[3, 5]);
+    for rows in [3, 4, 6, 100] {
+        let mut many = DeviceTensor::zeros(&cuda, Dtype::Bf16, &[rows, 5]).unwrap();
+        many.repeat_from(&few).unwrap();
+        let wanted: Vec<f64> = few.to_f64().into_iter().cycle().take(5 * rows).collect();
+        assert_eq!(many.to_tensor().unwrap().to_f64(), wanted);
+        let last = many.rows(rows - 2..rows).unwrap();
+        assert_eq!(last.shape(), [2, 5]);
+        assert_eq!(last.to_f64(), wanted[5 * (rows - 2)..]);
+        assert!(many.rows(1..rows + 1).is_err());
+    }
+    let mut other = DeviceTensor::zeros(&cuda, Dtype::Bf16, &[9, 4]).unwrap();
+    assert!(other.repeat_from(&few).is_err());
+    let mut short = DeviceTensor::zeros(&cuda, Dtype::Bf16, &[2, 5]).unwrap();
+    assert!(short.repeat_from(&few).is_err());
+}
+
+#[test]
 fn tensors_go_up_and_down_and_are_filled() {
     let Some(cuda) = gpu() else { return };
     for dtype in Dtype::ALL {

@@ -265,6 +265,9 @@ pub struct SelftestArgs {
     /// Fewer types, schedules and shapes
     #[arg(long)]
     pub quick: bool,
+    /// Instead, a few models with tensors of more than 2^31 elements, on a GPU with 40 GB
+    #[arg(long, conflicts_with = "quick")]
+    pub large: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
 }

@@ -10,6 +10,7 @@ mod failure;
 mod files;
 mod floor;
 mod job;
+mod large;
 mod list;
 mod measure;
 mod plot;

@@ -18,6 +18,7 @@ use super::args::SelftestArgs;
 use super::check::whole;
 use super::failure::Failure;
 use super::job;
+use super::large::large;
 use super::report::{Report, count, time};
 use super::trials::{Trial, schedules, trials};
 
@@ -49,6 +50,9 @@ struct Test<'d> {
 /// Tests the catalogue.
 pub fn selftest(args: &SelftestArgs, quiet: bool) -> Result<Report, Failure> {
     let filter = args.filter.as_deref().unwrap_or("").to_lowercase();
+    if args.large {
+        return large(&job::device(args.device)?, &filter, quiet);
+    }
     let wanted = |m: &&Model| {
         m.name.to_lowercase().contains(&filter) || m.source.to_lowercase().contains(&filter)
     };

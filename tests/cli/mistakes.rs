@@ -174,6 +174,10 @@ fn bad_input_is_exit_code_2_and_says_what_to_do() {
             &["no model", "selscan list"],
         ),
         (
+            vec!["selftest", "--large", "--device", "cpu"],
+            &["needs a GPU", "--device cuda:0"],
+        ),
+        (
             vec!["explain", "scan.rs", "--stage", "ptx"],
             &["recurrence", "asm"],
         ),

@@ -119,21 +119,81 @@ impl DeviceTensor {
             .copy(tensor.memory.ptr(), self.memory.ptr(), self.memory.bytes())
     }
 
+    /// Its elements become those of a tensor of the host over and over, which has its type and, but for the first one, its
+    /// extents. Large tensors are so filled without as much memory on the host.
+    ///
+    /// # Errors
+    /// As [`DeviceTensor::copy_from`].
+    pub fn repeat_from(&mut self, tensor: &Tensor) -> Result<(), Error> {
+        let rows = tensor.shape().first().copied().unwrap_or(0);
+        let mut shape = self.shape.clone();
+        if let Some(first) = shape.first_mut() {
+            *first = rows.min(*first);
+        }
+        let own = DeviceTensor::same_as((self.dtype, &shape), tensor.dtype(), tensor.shape());
+        own?;
+        let (at, all) = (self.memory.ptr(), self.memory.bytes());
+        self.cuda.upload(&tensor.view().span(), at)?;
+        let mut done = tensor.len() * self.dtype.bytes();
+        // Each copy doubles what is there.
+        while done > 0 && done < all {
+            let more = done.min(all - done);
+            self.cuda.copy(at, at + done as u64, more)?;
+            done += more;
+        }
+        self.cuda.synchronize()
+    }
+
+    /// A copy on the host of some positions of its first axis, once everything queued before is done.
+    ///
+    /// # Errors
+    /// As [`DeviceTensor::to_tensor`]; [`Error::Length`] if it has fewer positions.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Result<Tensor, Error> {
+        let has = self.shape.first().copied().unwrap_or(0);
+        let mut shape = self.shape.clone();
+        if rows.start > rows.end || rows.end > has {
+            return Err(Error::Length {
+                shape,
+                wanted: has,
+                found: rows.end,
+            });
+        }
+        if let Some(first) = shape.first_mut() {
+            *first = rows.len();
+        }
+        let mut tensor = Tensor::zeros(self.dtype, &shape)?;
+        let row = self.memory.bytes() / has.max(1);
+        self.cuda.download(
+            self.memory.ptr() + (rows.start * row) as u64,
+            &mut tensor.view_mut().into_span(),
+        )?;
+        self.cuda.synchronize()?;
+        Ok(tensor)
+    }
+
     /// Whether it is of that type and shape.
     fn same(&self, dtype: Dtype, shape: &[usize]) -> Result<(), Error> {
-        if dtype != self.dtype {
+        DeviceTensor::same_as((self.dtype, &self.shape), dtype, shape)
+    }
+
+    fn same_as(
+        (own, wanted): (Dtype, &[usize]),
+        dtype: Dtype,
+        shape: &[usize],
+    ) -> Result<(), Error> {
+        if dtype != own {
             return Err(Error::Dtype {
                 what: "tensor",
                 name: "copied".to_owned(),
-                wanted: self.dtype,
+                wanted: own,
                 found: dtype,
                 why: "the tensor on the GPU is".to_owned(),
             });
         }
-        if shape != self.shape {
+        if shape != wanted {
             return Err(Error::Length {
-                shape: self.shape.clone(),
-                wanted: self.len(),
+                shape: wanted.to_vec(),
+                wanted: wanted.iter().product(),
                 found: shape.iter().product(),
             });
         }
