@@ -23,6 +23,7 @@ mod sweep;
 
 use crate::expr::{Node, Part, StateId, When};
 use crate::recurrence::{InputKind, OutputDecl, Recurrence};
+pub(crate) use build::{fold, in_group};
 use order::{Event, order};
 use sweep::Sweep;
 

@@ -2,11 +2,16 @@
 //! affine in the adjoint states, prints as a text that parses, and keeps its meaning when it is simplified.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeMap;
+
 #[path = "../../dsl/tests/common/difference.rs"]
 mod difference;
 
 use difference::Call;
-use selscan_dsl::{Adjoint, Array, Class, Inputs, Outputs, Recurrence, Scan, eval};
+use selscan_dsl::{
+    Adjoint, Array, AxisId, AxisIndex, AxisSet, Class, Inputs, Node, Outputs, Recurrence, Scan,
+    bind_extents, eval, simplify,
+};
 use selscan_models::{CATALOGUE, Model};
 
 /// SplitMix64 (Steele, Lea & Flood 2014).
@@ -139,66 +144,83 @@ fn adjoints_are_texts() {
     }
 }
 
+/// An adjoint and everything that it takes in a call.
+struct Run {
+    primal: Recurrence,
+    adjoint: Adjoint,
+    tensors: BTreeMap<String, Array>,
+    initial: BTreeMap<String, Array>,
+}
+
+impl Run {
+    fn new(model: &Model, case: &Call, all: bool, packed: bool) -> Run {
+        let (primal, adjoint) = adjoint(model, all, packed);
+        let mut tensors = case.inputs.tensors.clone();
+        if let Some(seq_idx) = &case.inputs.seq_idx {
+            let given = case.r.specialize(&|_| all);
+            tensors.extend(given.boundary_inputs(seq_idx));
+        }
+        let forward = adjoint.forward(&primal);
+        let inputs = Inputs {
+            tensors: tensors.clone(),
+            initial: case.inputs.initial.clone(),
+            ..Inputs::new()
+        };
+        let states = eval(&forward, &inputs).unwrap();
+        for (saved, output) in adjoint
+            .saved
+            .iter()
+            .zip(&forward.outputs[primal.outputs.len()..])
+        {
+            tensors.insert(saved.name.clone(), states.tensors[&output.name].clone());
+        }
+        for (output, d) in &adjoint.cotangents {
+            tensors.insert(d.clone(), case.cotangents.tensors[output].clone());
+        }
+        let last = adjoint.states.iter();
+        let initial = last.map(|(h, d)| (d.clone(), case.cotangents.last[h].clone()));
+        Run {
+            initial: initial.collect(),
+            primal,
+            adjoint,
+            tensors,
+        }
+    }
+
+    /// A recurrence that is made of the adjoint.
+    fn call(&self, r: &Recurrence, tensors: &BTreeMap<String, Array>) -> Outputs {
+        let mut own = Inputs::new();
+        for decl in &r.inputs {
+            own = own.with(&decl.name, tensors[&decl.name].clone());
+        }
+        for decl in &r.states {
+            if let Some(d) = self.initial.get(&decl.name) {
+                own = own.with_initial(&decl.name, d.clone());
+            }
+        }
+        eval(r, &own).unwrap_or_else(|e| panic!("{}: {e}", r.name))
+    }
+}
+
 /// In single directions, complex numbers split and simplified, the adjoint still means the same.
 #[test]
 fn simplified_adjoints_mean_the_same() {
     for (i, model) in CATALOGUE.iter().enumerate() {
         for (all, packed) in CALLS {
             let case = call(model, 5, all, packed, 1000 + i as u64);
-            let (r, adjoint) = adjoint(model, all, packed);
-            let mut tensors = case.inputs.tensors.clone();
-            if let Some(seq_idx) = &case.inputs.seq_idx {
-                let given = case.r.specialize(&|_| all);
-                tensors.extend(given.boundary_inputs(seq_idx));
-            }
-            let forward = adjoint.forward(&r);
-            let mut inputs = Inputs {
-                tensors: tensors.clone(),
-                initial: case.inputs.initial.clone(),
-                ..Inputs::new()
-            };
-            let states = eval(&forward, &inputs).unwrap();
-            for (saved, output) in adjoint
-                .saved
-                .iter()
-                .zip(&forward.outputs[r.outputs.len()..])
-            {
-                tensors.insert(saved.name.clone(), states.tensors[&output.name].clone());
-            }
-            for (output, d) in &adjoint.cotangents {
-                tensors.insert(d.clone(), case.cotangents.tensors[output].clone());
-            }
-            inputs.initial.clear();
-            for (h, d) in &adjoint.states {
-                inputs
-                    .initial
-                    .insert(d.clone(), case.cotangents.last[h].clone());
-            }
-            let call = |r: &Recurrence, tensors: &std::collections::BTreeMap<String, Array>| {
-                let mut own = Inputs::new();
-                for decl in &r.inputs {
-                    own = own.with(&decl.name, tensors[&decl.name].clone());
-                }
-                for decl in &r.states {
-                    if let Some(d) = inputs.initial.get(&decl.name) {
-                        own = own.with_initial(&decl.name, d.clone());
-                    }
-                }
-                eval(r, &own).unwrap_or_else(|e| panic!("{}: {e}", model.name))
-            };
-            let wanted = call(&adjoint.recurrence, &tensors);
+            let run = Run::new(model, &case, all, packed);
+            let wanted = run.call(&run.adjoint.recurrence, &run.tensors);
+            let mut tensors = run.tensors.clone();
             let mut found = Outputs::default();
-            for direction in adjoint.recurrence.split_directions() {
-                let out = call(&Scan::derive(&direction).recurrence, &tensors);
+            for direction in run.adjoint.recurrence.split_directions() {
+                let out = run.call(&Scan::derive(&direction).recurrence, &tensors);
                 tensors.extend(out.tensors.clone());
                 found.tensors = out.tensors;
                 found.last.extend(out.last);
             }
-            for (name, x) in &wanted.tensors {
-                near(&found.tensors[name], x, &format!("{} {name}", model.name));
-            }
-            for (name, x) in &wanted.last {
-                near(&found.last[name], x, &format!("{} {name}", model.name));
+            for (name, x) in wanted.tensors.iter().chain(&wanted.last) {
+                let found = found.tensors.get(name).or(found.last.get(name)).unwrap();
+                near(found, x, &format!("{} {name}", model.name));
             }
         }
     }
@@ -210,5 +232,62 @@ fn near(x: &Array, y: &Array, what: &str) {
     let most = y.max_abs().max(1.0);
     for (x, y) in x.data.iter().zip(&y.data) {
         assert!((x - y).abs() <= 1e-11 * most, "{what}: {x} {y}");
+    }
+}
+
+/// The axes that a model's own kernel is parallel over: in every state and output, and nowhere reduced, shifted or
+/// read under another name.
+fn parallel(r: &Recurrence) -> AxisSet {
+    let of = |axes: &[AxisId]| axes.iter().copied().collect::<AxisSet>();
+    let states = r.states.iter().map(|s| of(&s.axes));
+    let every = states.chain(r.outputs.iter().map(|o| of(&o.axes)));
+    let mut axes = every.reduce(AxisSet::intersect).unwrap().without(r.time);
+    for id in r.graph.reachable(&r.roots()) {
+        match r.graph.node(id) {
+            Node::Reduce { axis, .. } | Node::Shift { axis, .. } => axes = axes.without(*axis),
+            Node::State { state, index, .. } => {
+                let declared = r.state(*state).axes.iter().zip(index);
+                for (&a, _) in declared.filter(|(a, i)| **i != AxisIndex::At(**a)) {
+                    axes = axes.without(a);
+                }
+            }
+            _ => {}
+        }
+    }
+    axes
+}
+
+/// With the reductions moved out, the adjoint is parallel over what the model is, and gives the same gradients.
+#[test]
+fn partial_adjoints_are_parallel_and_mean_the_same() {
+    for (i, model) in CATALOGUE.iter().enumerate() {
+        for (all, packed) in CALLS {
+            let case = call(model, 5, all, packed, 2000 + i as u64);
+            let run = Run::new(model, &case, all, packed);
+            let axes = parallel(&run.primal);
+            let partial = run.adjoint.recurrence.partial(axes);
+            let r = &partial.recurrence;
+            let wanted = run.call(&run.adjoint.recurrence, &run.tensors);
+            let given = run
+                .tensors
+                .iter()
+                .map(|(n, x)| (n.as_str(), x.shape.as_slice()));
+            let known = |name: &str| run.adjoint.recurrence.input_named(name).is_some();
+            let given = given.filter(|(name, _)| known(name));
+            let initial = run
+                .initial
+                .iter()
+                .map(|(n, x)| (n.as_str(), x.shape.as_slice()));
+            let extents = bind_extents(&run.adjoint.recurrence, given.chain(initial)).unwrap();
+            for r in [r.clone(), simplify(r)] {
+                assert!(axes.is_subset(parallel(&r)), "{}\n{r}", model.name);
+                let found = partial.complete(run.call(&r, &run.tensors), &extents);
+                assert_eq!(found.tensors.len(), wanted.tensors.len());
+                for (name, x) in wanted.tensors.iter().chain(&wanted.last) {
+                    let found = found.tensors.get(name).or(found.last.get(name)).unwrap();
+                    near(found, x, &format!("{} {name}", model.name));
+                }
+            }
+        }
     }
 }

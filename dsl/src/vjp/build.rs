@@ -67,7 +67,7 @@ fn value(g: &mut Graph, x: &Expr, names: &[(&str, NodeId)]) -> Option<NodeId> {
 }
 
 /// The operation, or the shorter node that says the same.
-pub(super) fn fold(g: &mut Graph, op: Op, xs: &[NodeId]) -> NodeId {
+pub(crate) fn fold(g: &mut Graph, op: Op, xs: &[NodeId]) -> NodeId {
     let constant = |g: &Graph, i: usize| g.as_constant(xs[i]);
     let negated = |g: &Graph, x: NodeId| match g.node(x) {
         Node::Op(Op::Neg, ys) => Some(ys[0]),
