@@ -1,14 +1,14 @@
 //! The time-chunked algorithm as three passes: reduce, scan, then scan (Blelloch 1990).
 //!
 //! ```text
-//! summary   every chunk on its own: (prod a, h from 0)
+//! summary   every chunk on its own: (prod a, h from 0); Σ s in place of prod a where a = exp(α s), if no tile is kept
 //! carry     over chunks, one after another: start[c+1] = decay[c] start[c] + summary[c]
 //! rescan    every chunk again, from its start
 //! ```
 //! In: a [`Scan`] whose states are affine and diagonal. Out: passes over recurrences derived from it.
 
 use selscan_dsl::scan::Scan;
-use selscan_dsl::{AxisDecl, AxisId, Recurrence};
+use selscan_dsl::{AxisDecl, AxisId, Chunks, Decay, InputDecl, Recurrence, StateDecl};
 
 use crate::dtype::Dtype;
 use crate::loop_ir::{Ix, Role};
@@ -22,7 +22,7 @@ pub(crate) type Passes = (Vec<Pass>, Vec<(Dtype, Ix)>);
 
 /// The passes of the time-chunked algorithm and the workspaces between them.
 ///
-/// Of S states, state s has three: 2s holds the chunks' summaries, 2s + 1 their decays, and 2S + s the state that
+/// Of S states, state s has three: 2s holds the chunks' summaries, 2s + 1 their decays or spans, and 2S + s the state that
 /// each chunk starts from, written by the carry pass.
 pub(crate) fn passes(
     scan: &Scan,
@@ -36,10 +36,10 @@ pub(crate) fn passes(
             whole.recurrence.name, scan.class
         ))
     };
-    let summary = scan.summary().ok_or_else(no)?.clone();
-    let mut carry = scan.carry().ok_or_else(no)?.clone();
-    // Chunks are numbered in the order in which their states run, whichever way that is in memory.
-    carry.states.iter_mut().for_each(|s| s.reverse = false);
+    // States of a tile, and of threads that share them, all have the same inner axes: a sum would have fewer.
+    let alike = whole.schedule.order == Order::Tiled || whole.schedule.warp > 1;
+    let decay = if alike { Decay::Product } else { Decay::Sum };
+    let Chunks { summary, carry } = scan.chunks(decay).ok_or_else(no)?.clone();
     let rec = &whole.recurrence;
     let dtype = options.compute_dtype();
     let chunks = whole.extents[rec.time.0 as usize]
@@ -48,15 +48,14 @@ pub(crate) fn passes(
     let count = rec.states.len();
     let work = |number: usize| (Role::Workspace(number as u32), dtype);
     let mut workspaces = Vec::new();
-    let length = |s: usize| {
-        let state = &rec.states[s];
+    let length = |state: &StateDecl| {
         let one = Ix::Const(if state.complex { 2 } else { 1 });
         state.axes.iter().fold(chunks.clone() * one, |len, a| {
             len * whole.extents[a.0 as usize].clone()
         })
     };
-    workspaces.extend((0..count).flat_map(|s| [(dtype, length(s)), (dtype, length(s))]));
-    workspaces.extend((0..count).map(|s| (dtype, length(s))));
+    let all = summary.states.iter().chain(&rec.states);
+    workspaces.extend(all.map(|state| (dtype, length(state))));
 
     let by_name = |other: &Recurrence| -> Result<Vec<Ix>, Refusal> {
         let find = |name: &str| {
@@ -77,15 +76,14 @@ pub(crate) fn passes(
         };
         other.axes.iter().enumerate().map(own).collect()
     };
-    let input_of = |other: &Recurrence| -> Result<Vec<(Role, Dtype)>, Refusal> {
+    let input_of = |inputs: &[InputDecl]| -> Result<Vec<(Role, Dtype)>, Refusal> {
         let find = |name: &str| rec.input_named(name).map(|i| whole.inputs[i.0 as usize]);
         let missing = |name: &str| {
             Refusal(format!(
-                "input {name} of the chunk summary is not an input of the recurrence"
+                "input {name} of a pass over chunks is not an input of the recurrence"
             ))
         };
-        other
-            .inputs
+        inputs
             .iter()
             .map(|i| find(&i.name).ok_or_else(|| missing(&i.name)))
             .collect()
@@ -96,7 +94,7 @@ pub(crate) fn passes(
         extents: by_name(&summary)?,
         schedule: whole.schedule,
         chunk: Some(chunk),
-        inputs: input_of(&summary)?,
+        inputs: input_of(&summary.inputs)?,
         initial: vec![None; summary.states.len()],
         last: (0..summary.states.len()).map(|k| Some(work(k))).collect(),
         outputs: vec![],
@@ -104,6 +102,10 @@ pub(crate) fn passes(
         recurrence: summary,
     };
     let carry_structure = Structure::of(&carry);
+    // What the decays read of the kernel's own inputs, then {h}_summary and {h}_decay or {h}_span for each state h in order.
+    let (own, given) = carry.inputs.split_at(carry.inputs.len() - 2 * count);
+    let mut carry_inputs = input_of(own)?;
+    carry_inputs.extend((0..given.len()).map(work));
     let carry_pass = Pass {
         name: format!("{}_carry", rec.name),
         extents: by_name(&carry)?,
@@ -115,8 +117,7 @@ pub(crate) fn passes(
             ..whole.schedule
         },
         chunk: None,
-        // Inputs are declared {h}_summary, {h}_decay for each state h in order.
-        inputs: (0..carry.inputs.len()).map(work).collect(),
+        inputs: carry_inputs,
         initial: whole.initial.clone(),
         last: whole.last.clone(),
         outputs: (0..count).map(|s| work(2 * count + s)).collect(),

@@ -46,4 +46,5 @@ pub use recurrence::{InputDecl, InputKind, OutputDecl, Recurrence, StateDecl};
 pub use scan::{Class, Scan, StateScan, prepare};
 pub use shape::{ShapeError, bind_extents};
 pub use simplify::simplify;
+pub use summary::{Chunks, Decay};
 pub use vjp::{Adjoint, VjpError};

@@ -13,6 +13,7 @@ use crate::op::Op;
 use crate::pairs::Pairs;
 use crate::recurrence::Recurrence;
 use crate::simplify::simplify;
+use crate::summary::Chunks;
 
 /// The kind of a state's recurrence, from the one that opens most algorithms to the one that opens none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -81,8 +82,8 @@ pub(crate) struct Derived(Arc<Made>);
 #[derive(Default, Debug)]
 pub(crate) struct Made {
     pub pairs: OnceLock<Option<Pairs>>,
-    pub summary: OnceLock<Option<Recurrence>>,
-    pub carry: OnceLock<Option<Recurrence>>,
+    /// By [`crate::summary::Decay`].
+    pub chunks: [OnceLock<Option<Chunks>>; 2],
 }
 
 /// They follow from the rest of the scan: whether they were asked for makes no difference.

@@ -38,10 +38,15 @@ fn chunk_inputs(r: &Recurrence, inputs: &Inputs, from: usize, to: usize) -> Inpu
 
 /// Compares the time-chunked algorithm with the whole scan.
 fn check_chunks(scan: &Scan, chunk: usize) {
+    for decay in [Decay::Product, Decay::Sum] {
+        check_chunks_by(scan, scan.chunks(decay).unwrap(), chunk);
+    }
+}
+
+fn check_chunks_by(scan: &Scan, Chunks { summary, carry }: &Chunks, chunk: usize) {
     let source = &scan.source;
     let inputs = common::inputs(source, &mut Random(3));
     let (whole, bound) = eval_with_bound(source, &inputs).unwrap();
-    let (summary, carry) = (scan.summary().unwrap(), scan.carry().unwrap());
     assert!(complex::is_real(summary) && complex::is_real(carry));
     assert!(summary.outputs.is_empty());
 
@@ -50,33 +55,41 @@ fn check_chunks(scan: &Scan, chunk: usize) {
         .find(|(name, _)| *name == "L")
         .unwrap()
         .1;
-    let chunks: Vec<(usize, usize)> = (0..len)
+    let mut chunks: Vec<(usize, usize)> = (0..len)
         .step_by(chunk)
         .map(|from| (from, (from + chunk).min(len)))
         .collect();
+    // In the order in which they run.
+    if source.states.iter().any(|s| s.reverse) {
+        chunks.reverse();
+    }
     let mut over_chunks = Inputs {
         initial: inputs.initial.clone(),
         ..Inputs::new()
     };
+    for decl in &carry.inputs {
+        if let Some(x) = inputs.tensors.get(&decl.name) {
+            over_chunks = over_chunks.with(&decl.name, x.clone());
+        }
+    }
     for (k, &(from, to)) in chunks.iter().enumerate() {
         let out = eval(summary, &chunk_inputs(summary, &inputs, from, to)).unwrap();
-        for decl in &source.states {
-            for (from, to) in [("", "_summary"), ("_decay", "_decay")] {
-                let last = &out.last[&format!("{}{from}", decl.name)];
-                let all = over_chunks
-                    .tensors
-                    .entry(format!("{}{to}", decl.name))
-                    .or_insert_with(|| {
-                        let shape: Vec<usize> = [0].into_iter().chain(last.shape.clone()).collect();
-                        Array {
-                            shape,
-                            complex: last.complex,
-                            data: vec![],
-                        }
-                    });
-                all.shape[0] = k + 1;
-                all.data.extend(&last.data);
-            }
+        for (i, decl) in summary.states.iter().enumerate() {
+            let last = &out.last[&decl.name];
+            let what = if i % 2 == 0 { "_summary" } else { "" };
+            let all = over_chunks
+                .tensors
+                .entry(format!("{}{what}", decl.name))
+                .or_insert_with(|| {
+                    let shape: Vec<usize> = [0].into_iter().chain(last.shape.clone()).collect();
+                    Array {
+                        shape,
+                        complex: last.complex,
+                        data: vec![],
+                    }
+                });
+            all.shape[0] = k + 1;
+            all.data.extend(&last.data);
         }
     }
     let carried = eval(carry, &over_chunks).unwrap();
@@ -145,6 +158,63 @@ fn chunks_compose_to_the_whole() {
     }
 }
 
+/// One number a channel in place of one a state, and the exponential in the carry; the product where that is no gain.
+#[test]
+fn decays_are_exponentials_of_sums_where_sums_have_fewer_points() {
+    let kept = |text: &str, given: &[&str]| {
+        let scan = scan(text, given);
+        let Chunks { summary, carry } = scan.chunks(Decay::Sum).unwrap();
+        let exponentials = |r: &Recurrence| {
+            let nodes = r.graph.reachable(&r.roots());
+            let count = nodes
+                .iter()
+                .filter(|&&id| matches!(r.graph.node(id), Node::Op(Op::Exp | Op::Exp2, _)));
+            count.count()
+        };
+        let decl = &summary.states[1];
+        let axes: Vec<&str> = decl.axes.iter().map(|&a| summary.axis_name(a)).collect();
+        (
+            decl.name.clone(),
+            axes.join(" "),
+            decl.complex,
+            exponentials(carry),
+        )
+    };
+    let is =
+        |name: &str, axes: &str, complex, exps| (name.to_owned(), axes.to_owned(), complex, exps);
+    assert_eq!(kept(MAMBA, &["z"]), is("h_span", "B D", false, 1));
+    // Of a constant in time: the number of steps.
+    assert_eq!(kept(&s4d("zoh"), &[]), is("h_span", "B D", false, 1));
+    let text = |body: &str| {
+        format!(
+            "fn f(x: Tensor<B, L, D>, g: Tensor<B, L, D>, k: Tensor<B, L, N>, a: Tensor<D, N>, h: State<B, D, N>)
+             -> Tensor<B, L, D> {{ h = {body} * h + k * x; sum::<N>(h) }}"
+        )
+    };
+    for body in [
+        "exp(-(softplus(g) * exp(a)))",
+        "exp(g * a / (1 + a * a))",
+        "exp(a * g * a)",
+    ] {
+        let (name, axes, _, exps) = kept(&text(body), &[]);
+        assert!(
+            name == "h_span" && axes == "B D" && exps >= 1,
+            "{body}: {name} {axes} {exps}"
+        );
+        for chunk in [3, 4] {
+            check_chunks(&scan(&text(body), &[]), chunk);
+        }
+    }
+    for body in [
+        "exp(g * k * a)",
+        "exp(g + k * a)",
+        "sigmoid(g + a)",
+        "a / (1 + g * g)",
+    ] {
+        assert_eq!(kept(&text(body), &[]).0, "h_decay", "{body}");
+    }
+}
+
 #[test]
 fn boundaries_chunk_too() {
     for text in [MAMBA, &s4d("zoh")] {
@@ -173,7 +243,7 @@ fn a_reset_forgets_what_is_not_a_number() {
     );
     let delta = inputs.tensors.get_mut("delta").unwrap();
     delta.data[3] = f64::NAN; // row 0, step 1
-    let (summary, carry) = (scan.summary().unwrap(), scan.carry().unwrap());
+    let Chunks { summary, carry } = scan.chunks(Decay::Sum).unwrap();
     let chunk = |x: &Inputs| eval(summary, &chunk_inputs(summary, x, 0, 4)).unwrap();
     let out = chunk(&inputs);
     assert!(out.last["h"].data.iter().all(|x| x.is_finite()));
@@ -204,7 +274,8 @@ fn what_is_not_diagonal_has_no_summary() {
         "fn f(x: Tensor<B, L, D>, h: State<B, D>, g: State<B, D>) -> Tensor<B, L, D> { h = h + x; g = g + h; g }",
     ] {
         let scan = scan(text, &[]);
-        assert!(scan.summary().is_none() && scan.carry().is_none(), "{text}");
+        assert!(scan.chunks(Decay::Product).is_none(), "{text}");
+        assert!(scan.chunks(Decay::Sum).is_none(), "{text}");
     }
 }
 

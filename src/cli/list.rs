@@ -1,6 +1,6 @@
 //! `selscan list`: the catalogue. In: nothing. Out: every model with its class, its algorithms and its source.
 
-use selscan_dsl::prepare;
+use selscan_dsl::{Scan, prepare};
 use selscan_models::CATALOGUE;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ pub fn list() -> Result<Report, Failure> {
         let mut classes: Vec<String> = scans.iter().map(|s| s.class.to_string()).collect();
         classes.dedup();
         let class = classes.join("; ");
-        let chunked = scans.iter().all(|s| s.summary().is_some());
+        let chunked = scans.iter().all(Scan::is_diagonal);
         let algorithms = if chunked {
             "sequential, chunked"
         } else {
