@@ -24,7 +24,7 @@ use selscan_codegen::{Dtype, Options, Plan, Target, lower};
 use selscan_dsl::{Extents, Recurrence, prepare};
 
 /// The stages in order; a file holds those that it names.
-const STAGES: [&str; 7] = [
+const STAGES: [&str; 8] = [
     "recurrence",
     "scan",
     "simplified",
@@ -32,6 +32,7 @@ const STAGES: [&str; 7] = [
     "loops",
     "clif",
     "cuda",
+    "grad",
 ];
 
 /// x86-64 with SSE4.1, AVX and FMA, whatever the machine at hand has.
@@ -79,6 +80,13 @@ fn stage(kernel: &str, stage: &str) -> String {
     let mut out = String::new();
     if stage == "recurrence" {
         return rec.to_string();
+    }
+    if stage == "grad" {
+        let given = rec.specialize(&|_| true);
+        let inputs = given.inputs.iter().map(|i| i.name.as_str());
+        let all = inputs.chain(given.states.iter().map(|s| s.name.as_str()));
+        let adjoint = given.vjp(&all.collect::<Vec<_>>()).unwrap();
+        return adjoint.recurrence.to_string();
     }
     let extent = |name: &str| {
         let pairs = header(kernel, "shape")

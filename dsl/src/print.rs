@@ -2,7 +2,8 @@
 //!
 //! In: any recurrence. Out: its syntax tree ([`Recurrence::to_kernel`]), and through that its text
 //! (`Display`), which parses to the same recurrence, [ordered](Recurrence::ordered). Values that are used
-//! twice or are deep inside an expression become `let t0 = …`; states that `delay` made are written out as
+//! twice or are deep inside an expression become `let t0 = …`, and so does an output under a name that a text would not
+//! give it; states that `delay` made are written out as
 //! `#[hidden]` parameters. After [`Recurrence::split_complex`] the halves of a complex value print as `re(x)`
 //! and `im(x)`, and a pair of halves as `complex(x, y)`.
 
@@ -36,11 +37,18 @@ impl Recurrence {
             printer.assigned[i] = Some(printer.body.len());
             printer.body.push(Stmt::Assign { state, value });
         }
-        let mut outputs: Vec<Expr> = self
-            .outputs
-            .iter()
-            .map(|o| printer.halves(o.value, o.value_im))
-            .collect();
+        let mut outputs: Vec<Expr> = Vec::new();
+        for (i, output) in self.outputs.iter().enumerate() {
+            let value = printer.halves(output.value, output.value_im);
+            outputs.push(if output.name == self.default_name(i) {
+                value
+            } else {
+                let name = printer.output_name(&output.name);
+                let names = vec![Name::made(&name)];
+                printer.body.push(Stmt::Let { names, value });
+                Expr::name(name)
+            });
+        }
         let tail = if outputs.len() == 1 {
             outputs.remove(0)
         } else {
@@ -74,6 +82,15 @@ impl Recurrence {
                 .collect(),
             body: printer.body(),
             tail,
+        }
+    }
+
+    /// The name that a text gives an output.
+    fn default_name(&self, output: usize) -> String {
+        if self.outputs.len() == 1 {
+            "out".to_owned()
+        } else {
+            format!("out{output}")
         }
     }
 
@@ -191,8 +208,25 @@ impl<'r> Printer<'r> {
     }
 
     /// A name that nothing else has.
-    fn fresh(&self, mut name: String) -> String {
-        while self.r.input_named(&name).is_some() || self.r.state_named(&name).is_some() {
+    fn fresh(&self, name: String) -> String {
+        let output = |name: &str| {
+            let mut outputs = self.r.outputs.iter().enumerate();
+            outputs.any(|(i, o)| o.name == name && self.r.default_name(i) != name)
+        };
+        self.free(name, output)
+    }
+
+    /// A name for an output that has this one.
+    fn output_name(&self, own: &str) -> String {
+        let other = |name: &str| name != own && self.r.outputs.iter().any(|o| o.name == name);
+        self.free(own.to_owned(), other)
+    }
+
+    fn free(&self, mut name: String, taken: impl Fn(&str) -> bool) -> String {
+        while self.r.input_named(&name).is_some()
+            || self.r.state_named(&name).is_some()
+            || taken(&name)
+        {
             name.push('_');
         }
         name

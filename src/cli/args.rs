@@ -98,7 +98,9 @@ Examples:
   selscan explain scan.rs --shape B=1,L=2048,D=1536,N=16
   selscan explain selective_scan --stage scan
   selscan explain rwkv6 --stage asm
-  selscan explain selective_scan --stage cuda";
+  selscan explain selective_scan --stage cuda
+  selscan explain selective_scan --grad
+  selscan explain gru --grad=x,h --stage recurrence";
 
 const TUNE_EXAMPLES: &str = "\
 Examples:
@@ -222,6 +224,9 @@ pub struct ExplainArgs {
     /// Print one stage of the compiler whole
     #[arg(long, value_enum)]
     pub stage: Option<Stage>,
+    /// Explain the gradients instead: by these inputs and initial states [default: by all]
+    #[arg(long, value_name = "NAME,..", num_args = 0..=1, require_equals = true, value_delimiter = ',')]
+    pub grad: Option<Vec<String>>,
 }
 
 /// The stages of the compiler.

@@ -8,6 +8,7 @@ use selscan_dsl::{NodeId, Op, OutputDecl, Recurrence};
 use selscan_runtime::{Cuda, Device};
 use serde_json::{Value, json};
 
+use super::adjoint;
 use super::args::{ExplainArgs, Stage};
 use super::failure::Failure;
 use super::job::{self, Job};
@@ -16,6 +17,9 @@ use super::stages::{as_written, fused};
 
 /// Explains a kernel.
 pub fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
+    if let Some(by) = &args.grad {
+        return adjoint::explain(args, by);
+    }
     let asked = args.kernel.device;
     let device = match args.stage {
         // These are the CPU's, also where there is a GPU.
@@ -165,7 +169,7 @@ fn page(job: &Job, scans: &[Scan], plans: &[Plan]) -> Result<Report, Failure> {
     Ok(Report::new(text, json))
 }
 
-fn states_json(scan: &Scan) -> Vec<Value> {
+pub(super) fn states_json(scan: &Scan) -> Vec<Value> {
     let each = scan.source.state_ids().zip(&scan.states);
     each.map(|(id, state)| {
         let name = &scan.source.state(id).name;
@@ -186,7 +190,7 @@ fn states_json(scan: &Scan) -> Vec<Value> {
 }
 
 /// The class of every state, and h' = a h + b or why there is no such form.
-fn classes(scan: &Scan) -> String {
+pub(super) fn classes(scan: &Scan) -> String {
     let mut out = format!("class: {}\n", scan.class);
     let several = scan.states.len() > 1;
     for (id, state) in scan.source.state_ids().zip(&scan.states) {
@@ -199,6 +203,7 @@ fn classes(scan: &Scan) -> String {
                 let (lets, a, b) = pair_exprs(&scan.source, pair.a, pair.b);
                 let next = match a.kind {
                     ExprKind::Number(0.0) => b,
+                    ExprKind::Number(1.0) => binary(Op::Add, Expr::name(name), b),
                     _ => binary(Op::Add, binary(Op::Mul, a, Expr::name(name)), b),
                 };
                 for line in lets {
@@ -230,7 +235,8 @@ fn pair_exprs(r: &Recurrence, a: NodeId, b: NodeId) -> (Vec<String>, Expr, Expr)
         value,
         value_im: None,
     };
-    values.outputs = vec![output("a", a), output("b", b)];
+    // The names that a text gives: others would be `let`s.
+    values.outputs = vec![output("out0", a), output("out1", b)];
     let kernel = values.to_kernel();
     let lets = kernel.body.iter().filter(|s| matches!(s, Stmt::Let { .. }));
     let lets = lets.map(ToString::to_string).collect();
@@ -244,7 +250,7 @@ fn pair_exprs(r: &Recurrence, a: NodeId, b: NodeId) -> (Vec<String>, Expr, Expr)
 }
 
 /// The statements of the simplified recurrence: what a step computes.
-fn body(r: &Recurrence) -> String {
+pub(super) fn body(r: &Recurrence) -> String {
     let kernel = r.to_kernel();
     let lines = kernel.body.iter().map(|s| format!("    {s}\n"));
     lines.chain([format!("    {}\n", kernel.tail)]).collect()

@@ -1,6 +1,7 @@
 //! The command line. In: arguments, kernel texts, safetensors files. Out: one [`Report`] a command, as text or as one
 //! JSON document on stdout; progress and errors on stderr; an exit code.
 
+mod adjoint;
 mod args;
 mod baseline;
 mod check;

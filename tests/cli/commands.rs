@@ -82,6 +82,33 @@ fn explain_tells_the_story_and_shows_every_stage() {
 }
 
 #[test]
+fn explain_shows_gradients_as_math() {
+    let user = User::new();
+    user.write("scan.rs", KERNEL);
+    let page = user.ok(&["explain", "scan.rs", "--grad"]);
+    for part in [
+        "fn scan_grad(",
+        "#[reverse] d_h: State<",
+        "d_a = d_a + ",
+        "the gradient by the last h",
+        "the gradient by the initial h",
+        "before each step of the forward run",
+        "d_h: selective, diagonal",
+        "computed:",
+    ] {
+        assert!(page.contains(part), "{part}\n{page}");
+    }
+    let json = user.json(&["explain", "scan.rs", "--grad"]);
+    assert_eq!(json["states"][0]["state"], "d_h");
+    assert!(json["roles"].as_array().unwrap().len() > 6, "{json}");
+    // Only what is asked for; an adjoint is affine where the kernel is not.
+    let gru = user.ok(&["explain", "gru", "--grad=h", "--stage", "scan"]);
+    assert!(gru.contains("dense") && !gru.contains("d_w_r"), "{gru}");
+    let text = user.ok(&["explain", "gru", "--grad=x", "--stage", "recurrence"]);
+    assert!(text.contains("let d_x = "), "{text}");
+}
+
+#[test]
 fn the_catalogue_is_listed_and_timed() {
     let user = User::new();
     let json = user.json(&["list"]);

@@ -182,6 +182,14 @@ fn bad_input_is_exit_code_2_and_says_what_to_do() {
             &["recurrence", "asm"],
         ),
         (
+            vec!["explain", "scan.rs", "--grad=w"],
+            &["no input or state `w`", "`delta`"],
+        ),
+        (
+            vec!["explain", "scan.rs", "--grad", "--stage", "loops"],
+            &["recurrence and scan"],
+        ),
+        (
             vec!["bench", "--filter", "no such model"],
             &["no model", "selscan list"],
         ),
