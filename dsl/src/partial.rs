@@ -142,7 +142,7 @@ fn reduce(x: &Array, axes: &mut Vec<AxisId>, reduction: Reduction, extents: &Ext
 }
 
 /// x of a state s' = s + x that nothing else reads.
-fn added(r: &mut Recurrence, state: StateId) -> Option<NodeId> {
+pub(crate) fn added(r: &mut Recurrence, state: StateId) -> Option<NodeId> {
     let decl = r.state(state);
     let update = decl.update;
     if decl.update_im.is_some() {

@@ -291,3 +291,44 @@ fn partial_adjoints_are_parallel_and_mean_the_same() {
         }
     }
 }
+
+/// The gradients by what is constant in time are sums over time and one step after it, and the same.
+#[test]
+fn deferred_adjoints_mean_the_same() {
+    let mut deferring = Vec::new();
+    for (i, model) in CATALOGUE.iter().enumerate() {
+        for (all, packed) in CALLS {
+            let case = call(model, 5, all, packed, 3000 + i as u64);
+            let run = Run::new(model, &case, all, packed);
+            let wanted = run.call(&run.adjoint.recurrence, &run.tensors);
+            let deferred = run.adjoint.recurrence.deferred();
+            let mut found = run.call(&deferred.recurrence, &run.tensors);
+            if let Some(after) = &deferred.after {
+                deferring.push(model.name);
+                let mut tensors = run.tensors.clone();
+                tensors.extend(found.last.clone());
+                found.last.extend(run.call(after, &tensors).last);
+            }
+            for (name, x) in wanted.tensors.iter().chain(&wanted.last) {
+                let found = found.tensors.get(name).or(found.last.get(name)).unwrap();
+                near(found, x, &format!("{} {name}", model.name));
+            }
+            // The sums are as parallel as the model.
+            let axes = parallel(&run.primal);
+            let partial = deferred.recurrence.partial(axes).recurrence;
+            assert!(axes.is_subset(parallel(&partial)), "{partial}");
+        }
+    }
+    println!("{deferring:?}");
+    for name in [
+        "s4d_zoh",
+        "s4d_bilinear",
+        "s4d_bidirectional",
+        "s5_zoh",
+        "dss_softmax",
+        "h3",
+    ] {
+        assert!(deferring.contains(&name), "{name}");
+    }
+    assert!(!deferring.contains(&"selective_scan"));
+}
