@@ -12,8 +12,9 @@
 //! Complex numbers have the cotangent ∂L/∂Re + i ∂L/∂Im, so that f holomorphic takes d to conj(f′) d.
 //!
 //! Order of transforms: [`Recurrence::specialize`], [`Recurrence::with_boundaries`] (the adjoint is then cut where
-//! sequences are), `vjp` on complex numbers and on both directions at once, [`Recurrence::partial`] where
-//! reductions are to be done apart, [`Recurrence::split_directions`], [`crate::Scan::derive`].
+//! sequences are), `vjp` on complex numbers and on both directions at once, [`Recurrence::deferred`] and
+//! [`Recurrence::partial`] where work is to be done apart, [`Recurrence::split_directions`],
+//! [`crate::Scan::derive`].
 
 mod build;
 mod finish;
