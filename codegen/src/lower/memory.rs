@@ -207,6 +207,22 @@ impl Builder<'_> {
         ix
     }
 
+    /// Where a state lies in memory.
+    fn stored_state(&self, slot: Slot, when: When) -> Option<&Stored> {
+        let bufs = &self.state_bufs;
+        bufs.get(&(slot, when))
+            .or_else(|| bufs.get(&(slot, When::Prev)))
+    }
+
+    /// The element of a state at the present point.
+    pub fn own_state_ix(&self, slot: Slot, when: When) -> (Buf, Ix) {
+        match self.stored_state(slot, when) {
+            Some(stored) => (stored.buf, self.stored_ix(stored, &[])),
+            None => (Buf(0), Ix::Const(0)),
+        }
+    }
+
+    /// The element of a state at an index.
     pub fn state_ix(
         &mut self,
         slot: Slot,
@@ -215,11 +231,7 @@ impl Builder<'_> {
         moved: Option<(AxisId, Ix)>,
     ) -> (Buf, Ix) {
         let declared = &self.pass.recurrence.state(slot.state).axes;
-        let stored = self
-            .state_bufs
-            .get(&(slot, when))
-            .or_else(|| self.state_bufs.get(&(slot, When::Prev)));
-        let Some(stored) = stored.cloned() else {
+        let Some(stored) = self.stored_state(slot, when).cloned() else {
             return (Buf(0), Ix::Const(0));
         };
         let mut places = Vec::new();

@@ -19,45 +19,48 @@ use crate::schedule::Order;
 
 /// The inputs that a block has in common.
 pub(crate) fn shared_inputs(pass: &Pass) -> Vec<InputId> {
-    let rec = &pass.recurrence;
-    let live = rec.graph.reachable(&rec.roots());
-    let ids = (0..rec.inputs.len() as u32).map(InputId);
-    ids.filter(|&id| {
-        let decl = &rec.inputs[id.0 as usize];
-        let varies = |axis: AxisId| decl.axes.contains(&axis);
-        let lane = pass.structure.lane.is_some_and(varies);
-        let shifted = live.iter().any(|&n| match rec.graph.node(n) {
-            Node::Shift { x, .. } => {
-                matches!(rec.graph.node(*x), Node::Input { input, .. } if *input == id)
-            }
-            _ => false,
-        });
-        let read = index_of(pass, id).is_some() && !shifted;
-        read && varies(rec.time) && !lane && !decl.complex && fits(pass, id)
-    })
-    .collect()
+    let shared = readings(pass).into_iter().map(|(id, _)| id);
+    shared.collect()
 }
 
-/// How an input is read, if always so that a block reads the same: at its own axes, or at the group that the block's
-/// points of the lane axis are in.
-fn index_of(pass: &Pass, input: InputId) -> Option<Vec<AxisIndex>> {
+/// The inputs that a block has in common, each with how it is read: always so that a block reads the same, at its own axes or
+/// at the group that the block's points of the lane axis are in.
+fn readings(pass: &Pass) -> Vec<(InputId, Vec<AxisIndex>)> {
     let rec = &pass.recurrence;
-    let own = &rec.inputs[input.0 as usize].axes;
-    let live = rec.graph.reachable(&rec.roots());
-    let mut reads = live.iter().filter_map(|&n| match rec.graph.node(n) {
-        Node::Input {
-            input: i, index, ..
-        } if *i == input => Some(index),
-        _ => None,
-    });
-    let first = reads.next()?;
-    let same = own.iter().zip(first).all(|(&axis, &i)| match i {
-        AxisIndex::At(a) => a == axis,
-        AxisIndex::Group { of, groups } => {
-            groups == axis && Some(of) == pass.structure.lane && is_whole(pass, of, groups)
+    let mut reads: Vec<Vec<&[AxisIndex]>> = vec![Vec::new(); rec.inputs.len()];
+    let mut shifted = vec![false; rec.inputs.len()];
+    for id in rec.graph.reachable(&rec.roots()) {
+        match rec.graph.node(id) {
+            Node::Input { input, index, .. } => reads[input.0 as usize].push(index),
+            Node::Shift { x, .. } => {
+                if let Node::Input { input, .. } = rec.graph.node(*x) {
+                    shifted[input.0 as usize] = true;
+                }
+            }
+            _ => {}
         }
-    });
-    (same && reads.all(|index| index == first)).then(|| first.to_vec())
+    }
+    let same = |id: InputId| {
+        let i = id.0 as usize;
+        let decl = &rec.inputs[i];
+        let varies = |axis: AxisId| decl.axes.contains(&axis);
+        let lane = pass.structure.lane.is_some_and(varies);
+        if shifted[i] || !varies(rec.time) || lane || decl.complex || !fits(pass, id) {
+            return None;
+        }
+        let (&first, rest) = reads[i].split_first()?;
+        let mut own = decl.axes.iter().zip(first);
+        let same = own.all(|(&axis, &i)| match i {
+            AxisIndex::At(a) => a == axis,
+            AxisIndex::Group { of, groups } => {
+                groups == axis && Some(of) == pass.structure.lane && is_whole(pass, of, groups)
+            }
+        });
+        (same && rest.iter().all(|&index| index == first)).then(|| (id, first.to_vec()))
+    };
+    (0..rec.inputs.len() as u32)
+        .filter_map(|i| same(InputId(i)))
+        .collect()
 }
 
 /// Whether a group of the lane axis has whole blocks.
@@ -180,11 +183,10 @@ impl Builder<'_> {
         }
         self.tile_start = start.clone();
         self.stmt(Stmt::Sync);
-        let mut all: Vec<(InputId, Buf)> =
-            self.shared_inputs.iter().map(|(i, b)| (*i, *b)).collect();
-        all.sort_unstable();
-        for (input, to) in all {
-            self.fill(input, to, start);
+        for (input, index) in readings(self.pass) {
+            if let Some(&to) = self.shared_inputs.get(&input) {
+                self.fill(input, &index, to, start);
+            }
         }
         self.stmt(Stmt::Sync);
     }
@@ -217,7 +219,7 @@ impl Builder<'_> {
         inner.iter().map(|&a| known(self.pass, a)).product()
     }
 
-    fn fill(&mut self, input: InputId, to: Buf, start: &Ix) {
+    fn fill(&mut self, input: InputId, index: &[AxisIndex], to: Buf, start: &Ix) {
         let pass = self.pass;
         let rec = &pass.recurrence;
         let axes = rec.inputs[input.0 as usize].axes.clone();
@@ -270,7 +272,7 @@ impl Builder<'_> {
             left = left / Ix::Const(n);
         }
         let mut from = Ix::Const(0);
-        for (&axis, index) in axes.iter().zip(index_of(pass, input).unwrap_or_default()) {
+        for (&axis, &index) in axes.iter().zip(index) {
             let place = places
                 .iter()
                 .find(|(a, _)| *a == axis)

@@ -44,8 +44,8 @@ pub(super) fn lower(b: &mut Builder<'_>) {
         }
         for &state in &apart {
             each_state_point(b, state, |b, slot| {
-                let next = state_ix(b, slot, When::Next);
-                let here = state_ix(b, slot, When::Prev);
+                let next = b.own_state_ix(slot, When::Next);
+                let here = b.own_state_ix(slot, When::Prev);
                 let value = b.set(b.ty(), Rhs::Load(next.0, next.1));
                 b.stmt(Stmt::Store(here.0, here.1, value));
             });
@@ -113,7 +113,7 @@ pub(super) fn open_states(b: &mut Builder<'_>, apart: &[StateId]) {
     for state in b.pass.recurrence.state_ids() {
         each_state_point(b, state, |b, slot| {
             let value = b.load_initial(slot);
-            let (buf, ix) = state_ix(b, slot, When::Prev);
+            let (buf, ix) = b.own_state_ix(slot, When::Prev);
             b.stmt(Stmt::Store(buf, ix, value));
         });
     }
@@ -129,21 +129,10 @@ pub(super) fn close_states(b: &mut Builder<'_>) {
         .collect::<Vec<_>>()
     {
         each_state_point(b, state, |b, slot| {
-            let (buf, ix) = state_ix(b, slot, When::Prev);
+            let (buf, ix) = b.own_state_ix(slot, When::Prev);
             let value = b.set(b.ty(), Rhs::Load(buf, ix));
             b.store_last(slot, value);
         });
-    }
-}
-
-fn state_ix(b: &Builder<'_>, slot: Slot, when: When) -> (crate::loop_ir::Buf, crate::loop_ir::Ix) {
-    let stored = b
-        .state_bufs
-        .get(&(slot, when))
-        .or_else(|| b.state_bufs.get(&(slot, When::Prev)));
-    match stored {
-        Some(stored) => (stored.buf, b.stored_ix(stored, &[])),
-        None => (crate::loop_ir::Buf(0), crate::loop_ir::Ix::Const(0)),
     }
 }
 
@@ -283,8 +272,16 @@ fn inner(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
         }
     }
     let axes: Vec<AxisId> = last.into_iter().collect();
+    let old = old_values(b, work, nest);
     b.each_point(&axes, unroll, &mut |b, at| {
-        old_values(b, work, nest, last, at);
+        // Read before any of them is overwritten.
+        for &id in &old {
+            b.each_unrolled(last, at, |b| {
+                b.each_vector(|b| {
+                    b.value(id);
+                });
+            });
+        }
         for &i in &nest.work {
             match work[i].what {
                 What::Value(id) => b.each_unrolled(last, at, |b| {
@@ -336,18 +333,10 @@ fn reduction(b: &Builder<'_>, id: NodeId) -> (selscan_dsl::ReduceOp, NodeId) {
     }
 }
 
-/// Reads the old values of the states that this nest updates, before any of them is overwritten.
-fn old_values(
-    b: &mut Builder<'_>,
-    work: &[Work],
-    nest: &Nest,
-    last: Option<AxisId>,
-    at: &[crate::loop_ir::Ix],
-) {
-    let pass = b.pass;
-    let rec = &pass.recurrence;
+/// The old values of the states that this nest updates, as far as they are read.
+fn old_values(b: &Builder<'_>, work: &[Work], nest: &Nest) -> Vec<NodeId> {
+    let rec = &b.pass.recurrence;
     let updated = |s: StateId| nest.work.iter().any(|&i| work[i].what == What::Update(s));
-    let live = rec.graph.reachable(&rec.roots());
     let own = |id: &NodeId| match rec.graph.node(*id) {
         node @ Node::State {
             state,
@@ -356,13 +345,8 @@ fn old_values(
         } => updated(*state) && crate::structure::reads_own_point(rec, node),
         _ => false,
     };
-    for id in live.into_iter().filter(own) {
-        b.each_unrolled(last, at, |b| {
-            b.each_vector(|b| {
-                b.value(id);
-            });
-        });
-    }
+    let live = rec.graph.reachable(&rec.roots());
+    live.into_iter().filter(own).collect()
 }
 
 pub(super) fn store_value(b: &mut Builder<'_>, id: NodeId, value: Reg) {
@@ -389,7 +373,7 @@ fn update(b: &mut Builder<'_>, state: StateId) {
     for (slot, value) in values {
         let key = b.copy_key(axes);
         b.state_regs.insert((slot, When::Next, key), value);
-        let (buf, ix) = state_ix(b, slot, When::Next);
+        let (buf, ix) = b.own_state_ix(slot, When::Next);
         b.stmt(Stmt::Store(buf, ix, value));
     }
 }
