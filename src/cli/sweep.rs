@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use selscan_models::{CATALOGUE, Model};
 use selscan_runtime::{Device, Resident};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{BenchArgs, KernelArgs};
 use super::baseline;
@@ -25,6 +25,90 @@ const BUDGET: Duration = Duration::from_millis(600);
 /// Timed runs of a model on a GPU.
 const REPEATS: usize = 9;
 
+/// What is measured so far.
+struct Sweep {
+    machine: String,
+    rows: Vec<Vec<String>>,
+    all: Vec<Value>,
+    bar: ProgressBar,
+}
+
+impl Sweep {
+    fn of(models: &[&Model]) -> Sweep {
+        Sweep {
+            machine: String::new(),
+            rows: Vec::new(),
+            all: Vec::new(),
+            bar: ProgressBar::new(models.len() as u64).with_style(style()),
+        }
+    }
+
+    /// The job of the next model, at its typical (or small) extents.
+    fn begin(&mut self, model: &'static Model, args: &BenchArgs) -> Result<Job, Failure> {
+        self.bar.set_message(model.name);
+        let mut kernel = KernelArgs::of_model(model.name, args.device);
+        if args.small {
+            let small = model.small.iter();
+            kernel.shape = small.map(|&(axis, n)| (axis.to_owned(), n)).collect();
+        }
+        let job = Job::with_data(Source::of(model)?, &kernel, None)?;
+        self.machine = job.kernel.device().target().name.clone();
+        Ok(job)
+    }
+
+    /// Notes a model's time: what every sweep says of it, and the `own` columns and values of this one.
+    fn end(
+        &mut self,
+        (model, job): (&Model, &Job),
+        (seconds, bytes): (f64, f64),
+        own: [String; 2],
+        values: Value,
+    ) -> Result<(), Failure> {
+        let per_point = seconds / job.points().max(1.0);
+        let schedules: Vec<String> = job.schedules()?.iter().map(ToString::to_string).collect();
+        let mut row = vec![
+            model.name.to_owned(),
+            job.shape_text(),
+            time(seconds),
+            format!("{:.4} ns", per_point * 1e9),
+            rate(bytes / seconds),
+        ];
+        row.extend(own);
+        self.rows.push(row);
+        let mut value = json!({
+            "model": model.name, "shape": job.shape().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            "seconds": seconds, "seconds_per_point": per_point, "bytes_per_second": bytes / seconds,
+            "schedules": schedules,
+        });
+        if let (Some(all), Value::Object(own)) = (value.as_object_mut(), values) {
+            all.extend(own);
+        }
+        self.all.push(value);
+        self.bar.inc(1);
+        Ok(())
+    }
+
+    /// The table; `own` heads the last two columns.
+    fn report(self, own: [&str; 2], right: bool, note: &str) -> Report {
+        self.bar.finish_and_clear();
+        let header = [
+            "model",
+            "shape",
+            "time",
+            "per point",
+            "memory",
+            own[0],
+            own[1],
+        ];
+        let right = [false, false, true, true, true, true, right];
+        let table = table(&header, &self.rows, &right);
+        Report::new(
+            format!("{}\n\n{table}\n{note}\n", self.machine),
+            json!({ "command": "bench", "machine": self.machine, "models": self.all }),
+        )
+    }
+}
+
 /// Times the catalogue.
 pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
     let filter = args.filter.as_deref().unwrap_or("").to_lowercase();
@@ -37,16 +121,12 @@ pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
             "no model has '{filter}' in its name or source; see `selscan list`"
         )));
     }
-    let bar = ProgressBar::new(models.len() as u64).with_style(style());
+    let mut sweep = Sweep::of(&models);
     if let Device::Cuda(_) = job::device(args.device)? {
-        return on_gpu(args, &models, &bar);
+        return on_gpu(args, &models, sweep);
     }
-    let (mut rows, mut all) = (Vec::new(), Vec::new());
-    let mut machine = String::new();
     for model in models {
-        bar.set_message(model.name);
-        let job = job_of(model, args)?;
-        machine = job.kernel.device().target().name.clone();
+        let job = sweep.begin(model, args)?;
         let scalar = job.scalar()?;
         let (mut fast, mut slow) = (job.kernel.results(&job.args)?, scalar.results(&job.args)?);
         let bytes = job.bytes(&fast);
@@ -74,109 +154,46 @@ pub fn bench(args: &BenchArgs) -> Result<Report, Failure> {
         }
         let times = in_turns(BUDGET, &mut runs)?;
         let (seconds, scalar, hand) = (times[0], times[1], times.get(2));
-        let per_point = seconds / job.points().max(1.0);
-        let schedules: Vec<String> = job.schedules()?.iter().map(ToString::to_string).collect();
-        rows.push(vec![
-            model.name.to_owned(),
-            job.shape_text(),
-            time(seconds),
-            format!("{:.3} ns", per_point * 1e9),
-            rate(bytes / seconds),
+        let own = [
             format!("{}×", digits(scalar / seconds)),
             hand.map_or(String::new(), |h| format!("{}×", digits(h / seconds))),
-        ]);
-        all.push(json!({
-            "model": model.name, "shape": job.shape().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
-            "seconds": seconds, "seconds_per_point": per_point, "bytes_per_second": bytes / seconds,
+        ];
+        let values = json!({
             "scalar_seconds": scalar, "ratio_to_scalar": scalar / seconds,
-            "plain_rust_seconds": hand, "ratio_to_plain_rust": hand.map(|h| h / seconds), "schedules": schedules,
-        }));
-        bar.inc(1);
+            "plain_rust_seconds": hand, "ratio_to_plain_rust": hand.map(|h| h / seconds),
+        });
+        sweep.end((model, &job), (seconds, bytes), own, values)?;
     }
-    bar.finish_and_clear();
-    let header = [
-        "model",
-        "shape",
-        "time",
-        "per point",
-        "memory",
-        "vs lanes=1",
-        "vs plain Rust",
-    ];
-    let right = [false, false, true, true, true, true, true];
-    let text = format!(
-        "{machine}\n\n{}\nf32; vs lanes=1: the same kernel in scalar code on as many threads; vs plain Rust: on one thread\n",
-        table(&header, &rows, &right)
-    );
-    Ok(Report::new(
-        text,
-        json!({ "command": "bench", "machine": machine, "models": all }),
+    Ok(sweep.report(
+        ["vs lanes=1", "vs plain Rust"],
+        true,
+        "f32; vs lanes=1: the same kernel in scalar code on as many threads; vs plain Rust: on one thread",
     ))
-}
-
-/// A model at its typical (or small) extents.
-fn job_of(model: &'static Model, args: &BenchArgs) -> Result<Job, Failure> {
-    let mut kernel = KernelArgs::of_model(model.name, args.device);
-    if args.small {
-        let small = model.small.iter();
-        kernel.shape = small.map(|&(axis, n)| (axis.to_owned(), n)).collect();
-    }
-    Job::with_data(Source::of(model)?, &kernel, None)
 }
 
 /// The catalogue on a GPU: beside what its memory and its exponential unit allow.
 fn on_gpu(
     args: &BenchArgs,
     models: &[&'static Model],
-    bar: &ProgressBar,
+    mut sweep: Sweep,
 ) -> Result<Report, Failure> {
-    let (mut rows, mut all) = (Vec::new(), Vec::new());
-    let mut machine = String::new();
     for model in models {
-        bar.set_message(model.name);
-        let job = job_of(model, args)?;
-        machine = job.kernel.device().target().name.clone();
+        let job = sweep.begin(model, args)?;
         let bytes = job.bytes(&job.kernel.results(&job.args)?);
         let mut resident = Resident::past_cache(&job.kernel, &job.args)?;
         let seconds = resident.seconds(&job.kernel, REPEATS, f64::INFINITY)?;
         let floor = job.floor(bytes)?;
-        let per_point = seconds / job.points().max(1.0);
-        let schedules: Vec<String> = job.schedules()?.iter().map(ToString::to_string).collect();
         let share = floor.map(|f| f.seconds() / seconds);
-        rows.push(vec![
-            model.name.to_owned(),
-            job.shape_text(),
-            time(seconds),
-            format!("{:.4} ns", per_point * 1e9),
-            rate(bytes / seconds),
+        let own = [
             share.map_or(String::new(), percent),
             floor.map_or(String::new(), |f| f.what().to_owned()),
-        ]);
-        all.push(json!({
-            "model": model.name, "shape": job.shape().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
-            "seconds": seconds, "seconds_per_point": per_point, "bytes_per_second": bytes / seconds,
-            "floor": floor.map(Floor::json),
-            "share_of_floor": share, "schedules": schedules,
-        }));
-        bar.inc(1);
+        ];
+        let values = json!({ "floor": floor.map(Floor::json), "share_of_floor": share });
+        sweep.end((model, &job), (seconds, bytes), own, values)?;
     }
-    bar.finish_and_clear();
-    let header = [
-        "model",
-        "shape",
-        "time",
-        "per point",
-        "memory",
-        "of floor",
-        "floor by",
-    ];
-    let right = [false, false, true, true, true, true, false];
-    let text = format!(
-        "{machine}\n\n{}\nf32, tensors on the GPU and not in its cache; floor: the least time that memory and exponentials take\n",
-        table(&header, &rows, &right)
-    );
-    Ok(Report::new(
-        text,
-        json!({ "command": "bench", "machine": machine, "models": all }),
+    Ok(sweep.report(
+        ["of floor", "floor by"],
+        false,
+        "f32, tensors on the GPU and not in its cache; floor: the least time that memory and exponentials take",
     ))
 }
