@@ -131,7 +131,8 @@ impl Walk<'_> {
             }
             Stmt::Set(_, Rhs::Const(_) | Rhs::Bits(_) | Rhs::Op(..))
             | Stmt::Take(..)
-            | Stmt::Sync => {}
+            | Stmt::Sync
+            | Stmt::Meet => {}
         }
     }
 }

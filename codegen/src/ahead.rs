@@ -12,15 +12,16 @@
 
 use crate::loop_ir::{Ix, LoopKind, Proc, Reg, Rhs, Role, Row, Stmt, Var};
 
-/// The proc with inputs loaded ahead; those of loops over time are brought near `turns` turns ahead.
+/// The proc with inputs loaded ahead; those of loops over time are brought near `turns` turns ahead. `tiles`: loops over
+/// tiles load ahead as well, which takes registers through all of a tile.
 #[must_use]
-pub fn ahead(mut proc: Proc, turns: u32) -> Proc {
+pub fn ahead(mut proc: Proc, turns: u32, tiles: bool) -> Proc {
     let body = std::mem::take(&mut proc.body);
-    proc.body = block(&mut proc, body, i64::from(turns));
+    proc.body = block(&mut proc, body, (i64::from(turns), tiles));
     proc
 }
 
-fn block(proc: &mut Proc, body: Vec<Stmt>, far: i64) -> Vec<Stmt> {
+fn block(proc: &mut Proc, body: Vec<Stmt>, (far, tiles): (i64, bool)) -> Vec<Stmt> {
     let mut out = Vec::with_capacity(body.len());
     for stmt in body {
         match stmt {
@@ -40,14 +41,19 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, far: i64) -> Vec<Stmt> {
                 let fixed = matches!((&lo, &hi), (Ix::Const(_), Ix::Const(_)));
                 let mut fetched = Vec::new();
                 let mut turn_body = Vec::new();
-                if !fixed {
+                if !fixed && (innermost || !tiles) {
                     let distance = if innermost { far } else { 1 };
                     near(proc, &body, var, &later(distance), &mut turn_body);
                 }
                 if innermost {
                     turn_body.extend(turn(proc, body, var, &later(1), &mut fetched));
                 } else {
-                    turn_body.extend(block(proc, body, far));
+                    let body = if tiles && !fixed {
+                        turn(proc, body, var, &later(1), &mut fetched)
+                    } else {
+                        body
+                    };
+                    turn_body.extend(block(proc, body, (far, tiles)));
                 }
                 let first = fetched
                     .into_iter()
@@ -73,7 +79,7 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, far: i64) -> Vec<Stmt> {
                     body: turn_body,
                 });
             }
-            stmt => out.push(stmt.map_blocks(|body| block(proc, body, far))),
+            stmt => out.push(stmt.map_blocks(|body| block(proc, body, (far, tiles)))),
         }
     }
     out
@@ -167,7 +173,7 @@ mod tests {
         ];
         let time = for_(t, LoopKind::Serial, 0, extent(1), body);
         p.body = vec![for_(item, LoopKind::Core, 0, extent(0), vec![time])];
-        let text = ahead(p, 3).to_string();
+        let text = ahead(p, 3, false).to_string();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let at = |line: &str| lines.iter().position(|l| *l == line);
         // Nothing is read before a loop that may have no turn.

@@ -6,7 +6,7 @@ mod gpu;
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
-use crate::lower::{shared_bytes, shared_inputs};
+use crate::lower::{Parts, exchange_bytes, shared_bytes, shared_inputs};
 use crate::options::Options;
 use crate::plan::{Plan, Refusal};
 use crate::schedule::{Algorithm, Order, Schedule, THREADS};
@@ -64,7 +64,14 @@ fn has_room(plan: &Plan) -> bool {
         let s = &pass.schedule;
         let bytes = |&input| shared_bytes(pass, input, plan.compute.storage());
         let shared: u64 = shared_inputs(pass).iter().map(bytes).sum();
-        s.share == 0 || shared <= SHARED_PER_THREAD * u64::from(s.threads)
+        let own = match Parts::of(pass) {
+            Ok(parts) if s.order == Order::Staged => {
+                let items = u64::from(s.threads / s.warp.max(1));
+                items * exchange_bytes(pass, &parts, plan.compute.storage())
+            }
+            _ => 0,
+        };
+        shared * u64::from(s.share > 0) + own <= SHARED_PER_THREAD * u64::from(s.threads)
     })
 }
 
@@ -113,7 +120,7 @@ fn cpu_proposals(
             let (tiles, unrolls): (&[u32], &[u32]) = match order {
                 Order::Registers => (&[64], &[1]),
                 Order::Tiled => (&[64, 32, 128, 256], &[1, 4, 2]),
-                Order::Stepped | Order::Scanned => (&[64], &[4, 1, 8]),
+                Order::Stepped | Order::Scanned | Order::Staged => (&[64], &[4, 1, 8]),
             };
             // Independent vectors hide the latency of one another; unrolled bodies want fewer.
             let wide: &[(u32, u32)] = match order {

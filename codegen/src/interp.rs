@@ -109,7 +109,7 @@ fn run_proc(
         let bytes = len * buffer.dtype.bytes();
         let taken = match buffer.role {
             Role::Workspace(k) => workspaces.take(k),
-            Role::Scratch | Role::Shared => Some(vec![u8::MAX; bytes]),
+            Role::Scratch | Role::Shared | Role::Exchange => Some(vec![u8::MAX; bytes]),
             Role::Output(_) | Role::Last(_) => Some(
                 memory
                     .take(buffer.role)
@@ -141,7 +141,7 @@ fn run_proc(
     for (buffer, data) in proc.buffers.iter().zip(machine.into_buffers()) {
         match (buffer.role, data) {
             (Role::Workspace(k), Some(data)) => workspaces.put(k, data),
-            (Role::Scratch | Role::Shared, _) | (_, None) => {}
+            (Role::Scratch | Role::Shared | Role::Exchange, _) | (_, None) => {}
             (role, Some(data)) => memory.put(role, data),
         }
     }

@@ -6,13 +6,15 @@
 use crate::loop_ir::{LoopOp, Rhs, Stmt, Var};
 use crate::regs::Regs;
 
-/// Whether the lanes of a body must run in lockstep: it has a shuffle, or a condition that differs between lanes.
+/// Whether the lanes of a body must run in lockstep: it has a shuffle, a condition that differs between lanes,
+/// or a place where they meet.
 #[must_use]
 pub fn in_lockstep(var: Var, body: &[Stmt]) -> bool {
     body.iter().any(|stmt| {
         let own = match stmt {
             Stmt::Set(_, Rhs::Op(op, _)) => op.is_shuffle(),
             Stmt::If { lhs, rhs, .. } => lhs.mentions(var) || rhs.mentions(var),
+            Stmt::Meet => true,
             _ => false,
         };
         own || stmt.blocks().iter().any(|block| in_lockstep(var, block))

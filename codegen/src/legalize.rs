@@ -128,6 +128,7 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, supports: &Supports) -> Vec<Stmt> {
             | Stmt::Prefetch(..)
             | Stmt::Copy(..)
             | Stmt::Sync
+            | Stmt::Meet
             | Stmt::Take(..)) => out.push(stmt),
         }
     }

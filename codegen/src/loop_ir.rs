@@ -169,10 +169,13 @@ pub enum Stmt {
     Take(Vec<Reg>, Row),
     /// An element of an input that will be loaded soon: to be brought near. No effect but time.
     Prefetch(Buf, Ix),
-    /// Neighbouring elements from one buffer (second) to another (first) of its type, as they are.
+    /// Neighbouring elements from one buffer (second) to another (first) of its type, as they are. They may be on their
+    /// way until the next [`Stmt::Sync`].
     Copy(Buf, Ix, Buf, Ix, u32),
     /// What the team copied before is there for all of it after; what it read before is no longer read.
     Sync,
+    /// What the lanes of an item stored before is there for all of them after; what they read before is no longer read.
+    Meet,
     /// Registers into neighbouring elements from an index on, each as [`Stmt::Store`] does.
     StoreRow(Buf, Ix, Vec<Reg>),
     /// A choice. Where it differs between lanes, neither branch may hold a shuffle or a loop.
@@ -205,13 +208,15 @@ pub enum Role {
     Scratch,
     /// The same, or memory of all the items of a block, which put the same into it.
     Shared,
+    /// Memory of one work item at a time that all of its lanes see.
+    Exchange,
 }
 
 impl Role {
     /// Whether it is memory of the launch: what is not is the item's own, or its block's.
     #[must_use]
     pub fn is_bound(self) -> bool {
-        !matches!(self, Role::Scratch | Role::Shared)
+        !matches!(self, Role::Scratch | Role::Shared | Role::Exchange)
     }
 }
 
@@ -245,6 +250,10 @@ pub struct Proc {
     pub threads: u32,
     /// Blocks that a multiprocessor is to hold at once; 0: as many as fit.
     pub resident: u32,
+    /// Whether the threads of an item are no neighbours on a GPU: 2k and 2k + 1 are, 2k and 2k + 2 are of two items. Loads
+    /// from shared memory in which every other pair of threads has the same address take half as long (measured,
+    /// sm_90). Lanes that exchange registers must be neighbours.
+    pub apart: bool,
     /// Names of loop variables.
     pub vars: Vec<String>,
     /// Types of registers.
@@ -416,6 +425,7 @@ impl Proc {
                     self.show(ix)
                 )?,
                 Stmt::Sync => writeln!(f, "{pad}sync")?,
+                Stmt::Meet => writeln!(f, "{pad}meet")?,
                 Stmt::Prefetch(buf, ix) => writeln!(
                     f,
                     "{pad}prefetch {}[{}]",
@@ -560,6 +570,7 @@ impl fmt::Display for Proc {
                 Role::Workspace(_) => "workspace",
                 Role::Scratch => "scratch",
                 Role::Shared => "shared",
+                Role::Exchange => "exchange",
             };
             writeln!(
                 f,

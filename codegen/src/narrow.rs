@@ -82,7 +82,8 @@ impl Ranges<'_> {
             Stmt::Copy(_, at, _, from, _) => self.ix(at).and(self.ix(from)).map(|_| ()),
             Stmt::Set(_, Rhs::Const(_) | Rhs::Bits(_) | Rhs::Op(..))
             | Stmt::Take(..)
-            | Stmt::Sync => Some(()),
+            | Stmt::Sync
+            | Stmt::Meet => Some(()),
         }
     }
 

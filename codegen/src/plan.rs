@@ -18,7 +18,7 @@ use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
-use threads::{check_scanned, check_share, check_threads};
+use threads::{check_scanned, check_share, check_staged, check_threads};
 
 /// Why a schedule does not fit a recurrence.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -385,6 +385,7 @@ fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Ref
         }
         Order::Stepped => {}
         Order::Scanned => check_scanned(pass)?,
+        Order::Staged => check_staged(pass, options, target)?,
     }
     check_threads(pass, target)?;
     let scratch = scratch_points(pass)

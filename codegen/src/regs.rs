@@ -24,7 +24,8 @@ impl Stmt {
             | Stmt::Fetch(..)
             | Stmt::Prefetch(..)
             | Stmt::Copy(..)
-            | Stmt::Sync => &[],
+            | Stmt::Sync
+            | Stmt::Meet => &[],
         }
     }
 
@@ -43,7 +44,8 @@ impl Stmt {
             | Stmt::Fetch(..)
             | Stmt::Prefetch(..)
             | Stmt::Copy(..)
-            | Stmt::Sync => &[],
+            | Stmt::Sync
+            | Stmt::Meet => &[],
         }
     }
 

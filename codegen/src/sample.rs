@@ -42,6 +42,7 @@ pub(crate) fn empty(items: Ix) -> Proc {
         narrow: false,
         threads: 128,
         resident: 0,
+        apart: false,
         vars: Vec::new(),
         regs: Vec::new(),
         items,

@@ -31,6 +31,9 @@ pub enum Order {
     /// Time cut into runs of `tile` steps, one a lane of a warp, unrolled; the inner axes outside. The runs' ends are
     /// scanned across the lanes: affine diagonal recurrences on a GPU.
     Scanned,
+    /// Time cut into tiles of `warp` runs of `tile` steps. What does not vary over the inner axis is computed for one run by
+    /// each thread of an item, before and after the states, which the same threads share out by their inner axis: on a GPU.
+    Staged,
 }
 
 /// Every free choice of one kernel.
@@ -49,7 +52,7 @@ pub struct Schedule {
     /// Points of the innermost inner axis that one turn handles.
     pub unroll: u32,
     /// Threads that run one work item together on a GPU: they share out the steps of a tile ([`Order::Scanned`]) or
-    /// the points of the states ([`Order::Registers`]). 1 on a CPU.
+    /// the points of the states ([`Order::Registers`]), or both ([`Order::Staged`]). 1 on a CPU.
     pub warp: u32,
     /// Threads of a block on a GPU.
     pub threads: u32,
@@ -71,11 +74,12 @@ pub const THREADS: u32 = 128;
 impl Order {
     /// Every order, the fastest where legal first; unrolled code is slower than a tile's loops, and far slower to
     /// compile.
-    pub const ALL: [Order; 4] = [
+    pub const ALL: [Order; 5] = [
         Order::Tiled,
         Order::Registers,
         Order::Stepped,
         Order::Scanned,
+        Order::Staged,
     ];
 
     fn name(self) -> &'static str {
@@ -84,6 +88,7 @@ impl Order {
             Order::Tiled => "tiled",
             Order::Stepped => "stepped",
             Order::Scanned => "scanned",
+            Order::Staged => "staged",
         }
     }
 }
@@ -170,7 +175,7 @@ impl FromStr for Schedule {
                 let order = Order::ALL.into_iter().find(|o| o.name() == value);
                 out.order = order.ok_or_else(|| {
                     err(format!(
-                        "'{value}' is no order (registers, tiled, stepped, scanned)"
+                        "'{value}' is no order (registers, tiled, stepped, scanned, staged)"
                     ))
                 })?;
                 continue;

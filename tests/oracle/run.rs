@@ -23,7 +23,7 @@ const K: f64 = selscan_runtime::TOLERANCE;
 pub struct Counts {
     pub recurrences: usize,
     pub refused: usize,
-    pub orders: [usize; 4],
+    pub orders: [usize; 5],
     /// GPU plans that threads share: interpreted, by a GPU.
     pub shared: usize,
     pub on_gpu: usize,
@@ -34,10 +34,10 @@ pub struct Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [tiled, registers, stepped, scanned] = self.orders;
+        let [tiled, registers, stepped, scanned, staged] = self.orders;
         write!(
             f,
-            "{} recurrences; {} interpreted and {} compiled runs (registers {registers}, tiled {tiled}, stepped {stepped}, scanned {scanned}, chunked {}, \
+            "{} recurrences; {} interpreted and {} compiled runs (registers {registers}, tiled {tiled}, stepped {stepped}, scanned {scanned}, staged {staged}, chunked {}, \
              shared by threads {}); {} on a GPU; {} schedules refused",
             self.recurrences,
             self.interpreted,
@@ -196,11 +196,17 @@ fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule>
             } else {
                 Algorithm::Sequential
             };
+            // Most of the others are refused for it.
+            let staged = order == Order::Staged;
             out.push(Schedule {
-                algorithm,
+                algorithm: if staged {
+                    Algorithm::Sequential
+                } else {
+                    algorithm
+                },
                 order,
-                lanes: random.pick(&[1, target.lanes(compute)]),
-                block: random.pick(&[1, 2, 3]),
+                lanes: random.pick(&[1, target.lanes(compute)][..if staged { 1 } else { 2 }]),
+                block: random.pick(&[1, 2, 3][..if staged { 1 } else { 3 }]),
                 tile: random.pick(if gpu {
                     &[4, 1, 2, 8, 3]
                 } else {
@@ -214,7 +220,7 @@ fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule>
                 },
                 threads: random.pick(&[32, 64]),
                 ahead: if gpu { random.pick(&[0, 1, 3]) } else { 0 },
-                share: if gpu { random.pick(&[0, 1]) } else { 0 },
+                share: if gpu { random.pick(&[0, 1, 2]) } else { 0 },
                 tiles: if gpu { random.pick(&[1, 2, 3]) } else { 1 },
                 resident: 0,
             });

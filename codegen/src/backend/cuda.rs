@@ -138,6 +138,16 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
                 }
                 len => return Err(unsupported(format!("shared memory of {}", proc.show(len)))),
             },
+            Role::Exchange => match &buffer.len {
+                Ix::Const(len) => {
+                    let own = format!("(({element}*)(shared + {shared}) + slot * {len})");
+                    scratch.push_str(&format!("    {element}* b{i} = {own};\n"));
+                    let items = (proc.threads / lanes) as usize;
+                    let bytes = items * *len as usize * buffer.dtype.bytes();
+                    shared += bytes.next_multiple_of(16) as u32;
+                }
+                len => return Err(unsupported(format!("exchange of {}", proc.show(len)))),
+            },
             Role::Scratch => match &buffer.len {
                 Ix::Const(len) => scratch.push_str(&format!("    {element} b{i}[{len}];\n")),
                 len => return Err(unsupported(format!("scratch memory of {}", proc.show(len)))),
@@ -162,6 +172,7 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         let line = format!("    const {index} e{0} = ({index})wide_e{0};\n", axis.0);
         text.push_str(&line);
     }
+    text.push_str(&place(proc, lanes));
     if shared > 0 {
         text.push_str("    extern __shared__ __align__(16) unsigned char shared[];\n");
     }
@@ -179,6 +190,26 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         extents,
     };
     Ok((text, entry))
+}
+
+/// Which lane of its item a thread is, and which item of its block that is.
+fn place(proc: &Proc, lanes: u32) -> String {
+    let (lane, slot) = if proc.apart {
+        // Bit 1 and what is above the lanes are the item's.
+        let lane = format!(
+            "(threadIdx.x & 1) | (threadIdx.x >> 2) % {} << 1",
+            lanes / 2
+        );
+        let own = format!(
+            "(threadIdx.x >> 1 & 1) | threadIdx.x % 32 / {} << 1",
+            lanes * 2
+        );
+        (lane, format!("threadIdx.x / 32 * {} + ({own})", 32 / lanes))
+    } else {
+        let lane = format!("threadIdx.x % {lanes}u");
+        (lane, format!("threadIdx.x / {lanes}u"))
+    };
+    format!("    const int lane = {lane};\n    const int slot = {slot};\n")
 }
 
 /// The width of the Lane loops of a body; 0 (no power of two) where they differ.
@@ -318,6 +349,48 @@ __device__ __forceinline__ unsigned both(double l, double h) {
     return x.bits | ((unsigned)y.bits << 16);
 }
 
+// Loads that stay where they are: those of the read-only path are put off to where their values are used.
+__device__ __forceinline__ void fetch(uint4& row, const void* at) {
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(row.x), "=r"(row.y), "=r"(row.z), "=r"(row.w) : "l"(at));
+}
+__device__ __forceinline__ void fetch(uint2& row, const void* at) {
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(row.x), "=r"(row.y) : "l"(at));
+}
+__device__ __forceinline__ void fetch(uint1& row, const void* at) {
+    asm volatile("ld.global.u32 %0, [%1];" : "=r"(row.x) : "l"(at));
+}
+__device__ __forceinline__ void fetch(ushort1& row, const void* at) {
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(row.x) : "l"(at));
+}
+__device__ __forceinline__ void fetch(float4& row, const void* at) {
+    asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(row.x), "=f"(row.y), "=f"(row.z), "=f"(row.w) : "l"(at));
+}
+__device__ __forceinline__ void fetch(float2& row, const void* at) {
+    asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(row.x), "=f"(row.y) : "l"(at));
+}
+__device__ __forceinline__ void fetch(float1& row, const void* at) {
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(row.x) : "l"(at));
+}
+__device__ __forceinline__ void fetch(double2& row, const void* at) {
+    asm volatile("ld.global.v2.f64 {%0, %1}, [%2];" : "=d"(row.x), "=d"(row.y) : "l"(at));
+}
+__device__ __forceinline__ void fetch(double1& row, const void* at) {
+    asm volatile("ld.global.f64 %0, [%1];" : "=d"(row.x) : "l"(at));
+}
+// In shared memory after the next arrived() of this thread.
+template <int BYTES> __device__ __forceinline__ void copy_async(void* to, const void* from) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+        : : "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "n"(BYTES) : "memory");
+#else
+    memcpy(to, from, BYTES);
+#endif
+}
+__device__ __forceinline__ void arrived() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
 template <class T> __device__ __forceinline__ void prefetch(const T* at) {
     asm volatile("prefetch.global.L2 [%0];" : : "l"(at));
 }

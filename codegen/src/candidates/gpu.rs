@@ -4,7 +4,7 @@
 //! Two things decide. Threads: a multiprocessor wants 16 warps or so, and where channels are too few for that, threads
 //! share an item, either the steps of a tile (order=scanned) or whole chunks (two passes over the data). Layout: where
 //! time is innermost in memory a thread's steps are neighbours, which suits scanned; where channels are, neighbouring
-//! threads read neighbours, which suits order=registers.
+//! threads read neighbours, which suits order=registers. Where time is innermost and channels are many, order=staged.
 
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
@@ -61,6 +61,9 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, compute: Ty, gpu: &Gpu) 
     let apart = apart(&base, steps, (points, states), wanted, time_last);
     let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
+    if time_last {
+        out.extend(staged(&base, steps, (points, states), wanted));
+    }
     if several && time_last && points < wanted {
         out.extend(scanned);
         out.extend(apart);
@@ -78,7 +81,7 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, compute: Ty, gpu: &Gpu) 
     // Unrolled code beyond this takes seconds to compile, and more registers than there are.
     out.retain(|s| {
         let points = states.div_ceil(s.warp as usize) * s.block as usize;
-        s.order == Order::Scanned
+        matches!(s.order, Order::Scanned | Order::Staged)
             || points * s.unroll as usize <= MOST_UNROLLED && points <= MOST_HELD
     });
     // What runs any recurrence.
@@ -144,6 +147,54 @@ fn scanned(
                             ..*base
                         });
                     }
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The states of a channel over a few threads, 8 or 4 a thread: as few threads as are enough.
+fn staged(
+    base: &Schedule,
+    steps: usize,
+    (points, states): (usize, usize),
+    wanted: usize,
+) -> Vec<Schedule> {
+    let mut out = Vec::new();
+    if steps < 64 {
+        return out;
+    }
+    for held in [8, 4] {
+        let warp = states / held;
+        let all = points.saturating_mul(warp);
+        // Half as many threads as are wanted are better than a scan, which has more to do.
+        let enough = if held == 8 { wanted * 2 } else { wanted / 2 };
+        if states % held > 0 || !(2..=32).contains(&warp) || all < enough {
+            continue;
+        }
+        // Small blocks where they are few: their last ones leave fewer multiprocessors idle.
+        let blocks: &[(u32, u32)] = match held {
+            8 => &[(128, 5), (64, 10)],
+            _ if all < wanted => &[(64, 8), (128, 4)],
+            _ => &[(256, 2), (128, 4)],
+        };
+        for &(threads, resident) in blocks {
+            for tile in [8, 4] {
+                for unroll in [8, 4] {
+                    if unroll > tile {
+                        continue;
+                    }
+                    out.push(Schedule {
+                        order: Order::Staged,
+                        tile,
+                        unroll,
+                        warp: warp as u32,
+                        threads,
+                        share: 2,
+                        resident,
+                        ..*base
+                    });
                 }
             }
         }

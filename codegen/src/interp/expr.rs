@@ -241,7 +241,7 @@ impl Compiler<'_> {
                         });
                     }
                 }
-                Stmt::Prefetch(..) | Stmt::Sync => {}
+                Stmt::Prefetch(..) | Stmt::Sync | Stmt::Meet => {}
                 Stmt::Copy(to, at, from, ix, count) => {
                     for k in 0..i64::from(*count) {
                         out.push(Code::Copy {
@@ -302,7 +302,8 @@ impl Compiler<'_> {
             | Stmt::Take(..)
             | Stmt::Prefetch(..)
             | Stmt::Copy(..)
-            | Stmt::Sync => Code::If {
+            | Stmt::Sync
+            | Stmt::Meet => Code::If {
                 lhs: Expr::Linear(0, vec![]),
                 rhs: Expr::Linear(0, vec![]),
                 then: vec![],

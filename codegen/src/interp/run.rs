@@ -312,7 +312,9 @@ impl<'a> Machine<'a> {
     /// Scratch memory is NaN at the start of an item: one that reads what another left is seen.
     fn forget_scratch(&mut self) {
         for (buffer, decl) in self.buffers.iter_mut().zip(&self.proc.buffers) {
-            if let (Some(buffer), Role::Scratch | Role::Shared) = (buffer, decl.role) {
+            if let (Some(buffer), Role::Scratch | Role::Shared | Role::Exchange) =
+                (buffer, decl.role)
+            {
                 buffer.fill(u8::MAX);
             }
         }

@@ -62,6 +62,8 @@ pub(super) struct Builder<'a> {
     pub warp_var: Option<Var>,
     /// The inputs that lie in shared memory, a tile of time at once.
     pub shared_inputs: HashMap<InputId, Buf>,
+    /// Where the elements of their next tile arrive, as they are.
+    pub raw_inputs: HashMap<InputId, Buf>,
     /// The first step of what is shared at once, and of the present tile in it.
     pub tile_start: Ix,
     pub tile_now: Ix,
@@ -91,6 +93,7 @@ impl<'a> Builder<'a> {
             narrow: false,
             threads: pass.schedule.threads,
             resident: pass.schedule.resident,
+            apart: pass.schedule.order == Order::Staged && (2..32).contains(&pass.schedule.warp),
             buffers: vec![],
             vars: vec![],
             regs: vec![],
@@ -120,6 +123,7 @@ impl<'a> Builder<'a> {
             },
             warp_var: None,
             shared_inputs: HashMap::new(),
+            raw_inputs: HashMap::new(),
             tile_start: Ix::Const(0),
             tile_now: Ix::Const(0),
             shared: None,
@@ -296,7 +300,9 @@ impl<'a> Builder<'a> {
         self.warp_var = Some(var);
         self.shared = match self.pass.schedule.order {
             Order::Scanned => Some(self.pass.recurrence.time),
-            _ => structure.state_inner.iter().next(),
+            Order::Registers | Order::Tiled | Order::Stepped | Order::Staged => {
+                structure.state_inner.iter().next()
+            }
         };
     }
 

@@ -10,8 +10,10 @@ mod loops;
 mod memory;
 mod number;
 mod registers;
+mod run;
 mod scanned;
 mod shared;
+mod staged;
 mod stepped;
 mod tiled;
 mod values;
@@ -27,6 +29,7 @@ use crate::stack::bounded;
 use crate::wide::wide;
 use builder::Builder;
 pub(crate) use shared::{shared_bytes, shared_inputs};
+pub(crate) use staged::{Parts, exchange_bytes};
 
 /// The plan's loops.
 #[must_use]
@@ -38,7 +41,8 @@ pub fn lower(plan: &Plan) -> Program {
         if plan.wide {
             proc = wide(proc);
             if pass.schedule.ahead > 0 {
-                proc = ahead(proc, pass.schedule.ahead);
+                let tiles = pass.schedule.order == Order::Staged;
+                proc = ahead(proc, pass.schedule.ahead, tiles);
             }
             proc.narrow = is_narrow(&proc, &plan.extents);
         }
@@ -175,5 +179,6 @@ fn nest(b: &mut Builder<'_>) {
         Order::Tiled => tiled::lower(b),
         Order::Stepped => stepped::lower(b),
         Order::Scanned => scanned::lower(b),
+        Order::Staged => staged::lower(b),
     }
 }

@@ -14,49 +14,62 @@ use super::stepped::output;
 use crate::loop_ir::{Ix, Reg};
 
 /// A point of a state: its half, its copies, the register that carries it from step to step.
-type Held = (Slot, Vec<i64>, Reg);
+pub(super) type Held = (Slot, Vec<i64>, Reg);
 
 pub(super) fn lower(b: &mut Builder<'_>) {
     let pass = b.pass;
-    let rec = &pass.recurrence;
     b.block(pass.structure.inner, |b| {
         let slots = b.all_slots();
-        let mut held: Vec<Held> = Vec::new();
-        for &(slot, _) in &slots {
-            let axes: AxisSet = rec.state(slot.state).axes.iter().copied().collect();
-            let inner = b.state_inner(slot.state);
-            b.each_vector(|b| {
-                b.each_copy(&inner, &mut |b| {
-                    let register = b.load_initial(slot);
-                    held.push((slot, b.copy_key(axes), register));
-                });
-            });
-        }
+        let held = open(b, &slots);
         let (lo, hi) = b.steps();
         b.open_shared();
         if !b.shared_inputs.is_empty() {
             // Tile by tile, each from what the block copied.
             let tile = i64::from(pass.schedule.tile);
+            b.begin_shared(&lo, &hi);
             b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), tile, |b, start| {
-                b.fill_shared(&start);
-                let end = (start.clone() + Ix::Const(tile)).min(hi);
+                let next = start.clone() + Ix::Const(tile);
+                b.fill_shared(&start, &next);
+                let end = next.min(hi);
                 steps(b, &slots, &held, start, end);
             });
         } else {
             steps(b, &slots, &held, lo, hi);
         }
-        let mut registers = held.iter().map(|h| h.2);
-        for &(slot, _) in &slots {
-            let inner = b.state_inner(slot.state);
-            b.each_vector(|b| {
-                b.each_copy(&inner, &mut |b| {
-                    if let Some(register) = registers.next() {
-                        b.store_last(slot, register);
-                    }
-                });
-            });
-        }
+        close(b, &slots, &held);
     });
+}
+
+/// The states before the first step, each point in a register that is carried from step to step.
+pub(super) fn open(b: &mut Builder<'_>, slots: &[(Slot, NodeId)]) -> Vec<Held> {
+    let mut held = Vec::new();
+    for &(slot, _) in slots {
+        let state = b.pass.recurrence.state(slot.state);
+        let axes: AxisSet = state.axes.iter().copied().collect();
+        let inner = b.state_inner(slot.state);
+        b.each_vector(|b| {
+            b.each_copy(&inner, &mut |b| {
+                let register = b.load_initial(slot);
+                held.push((slot, b.copy_key(axes), register));
+            });
+        });
+    }
+    held
+}
+
+/// Stores the states after the last step.
+pub(super) fn close(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held]) {
+    let mut registers = held.iter().map(|h| h.2);
+    for &(slot, _) in slots {
+        let inner = b.state_inner(slot.state);
+        b.each_vector(|b| {
+            b.each_copy(&inner, &mut |b| {
+                if let Some(register) = registers.next() {
+                    b.store_last(slot, register);
+                }
+            });
+        });
+    }
 }
 
 /// The steps from `lo` to `hi`, `unroll` a turn.
@@ -69,13 +82,18 @@ fn steps(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held], lo: Ix, h
         lo.clone()
     };
     if unroll > 1 {
-        b.each_steps(lo, whole, unroll, |b| step(b, slots, held));
+        b.each_steps(lo, whole, unroll, |b| step(b, slots, held, outputs));
     }
-    b.each_step(rest, hi, |b, _| step(b, slots, held));
+    b.each_step(rest, hi, |b, _| step(b, slots, held, outputs));
 }
 
-/// One step: the states' registers become what they are after it.
-fn step(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held]) {
+/// One step: the states' registers become what they are after it; `reads` is what reads the states of this step.
+pub(super) fn step(
+    b: &mut Builder<'_>,
+    slots: &[(Slot, NodeId)],
+    held: &[Held],
+    reads: impl FnOnce(&mut Builder<'_>),
+) {
     let rec = &b.pass.recurrence;
     for (slot, key, register) in held {
         let before = b.copied(*register);
@@ -95,7 +113,15 @@ fn step(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held]) {
             });
         });
     }
-    for (i, decl) in rec.outputs.iter().enumerate() {
+    reads(b);
+    for ((_, _, register), value) in held.iter().zip(next) {
+        b.assign(*register, value);
+    }
+}
+
+/// Every output of the step.
+fn outputs(b: &mut Builder<'_>) {
+    for (i, decl) in b.pass.recurrence.outputs.iter().enumerate() {
         let inner: Vec<_> = decl
             .axes
             .iter()
@@ -103,8 +129,5 @@ fn step(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held]) {
             .filter(|&a| b.pass.structure.inner.contains(a))
             .collect();
         b.each_vector(|b| b.each_copy(&inner, &mut |b| output(b, i)));
-    }
-    for ((_, _, register), value) in held.iter().zip(next) {
-        b.assign(*register, value);
     }
 }

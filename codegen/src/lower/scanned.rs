@@ -19,11 +19,12 @@
 //! Every a is computed once. Where a = 2^(α s) with α the same at every step, P = 2^(α Σ s): one exponential a run, and
 //! Σ s is the same at every point of the inner axis. Steps beyond the end are a = 1, b = 0.
 
-use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, Pair, Part, Parts, ReduceOp, When};
+use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, Pair, Parts, ReduceOp, When};
 
 use super::builder::{Builder, Slot};
 use super::items::{What, Work, select};
 use super::number::{Num, assign, chosen, math, mul, power, shuffled, step, value, variable};
+use super::run::{Run, at_step, outputs, store};
 use super::stepped::{close_states, open_states};
 use super::values::{reduce_identity, reduce_op};
 use crate::dtype::Ty;
@@ -38,15 +39,13 @@ struct Sum {
     registers: Vec<Vec<Reg>>,
 }
 
-/// The steps of one tile that are this thread's.
-struct Run {
-    first: Ix,
-    /// The last step that may be read, where a run may go beyond the end of time.
-    last: Option<Ix>,
-    /// Where it may: whether each step is before the end.
+/// A thread's run of steps, and what tells its steps from those beyond the end of time.
+struct Masked {
+    run: Run,
+    /// Where a run may go beyond the end of time: whether each step is before it.
     within: Vec<Reg>,
-    /// Where a run is before the end whole or not at all: whether it is, as lhs < rhs and as a register.
-    alive: Option<(Ix, Ix, Reg)>,
+    /// Where a run is before the end whole or not at all: whether it is.
+    alive: Option<Reg>,
 }
 
 pub(super) fn lower(b: &mut Builder<'_>) {
@@ -64,8 +63,9 @@ pub(super) fn lower(b: &mut Builder<'_>) {
     if b.shared_inputs.is_empty() {
         b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), run * warp, each);
     } else {
+        b.begin_shared(&lo, &hi);
         b.serial("span", AxisSet::EMPTY, lo, hi.clone(), span, |b, start| {
-            b.fill_shared(&start);
+            b.fill_shared(&start, &(start.clone() + Ix::Const(span)));
             if pass.schedule.tiles == 1 {
                 return each(b, start);
             }
@@ -78,72 +78,43 @@ pub(super) fn lower(b: &mut Builder<'_>) {
 
 /// The tile that begins at step `start`.
 fn each_tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], start: Ix, hi: Ix) {
-    let schedule = &b.pass.schedule;
-    let (run, warp) = (i64::from(schedule.tile), i64::from(schedule.warp));
-    let whole_runs = b.multiple_of_time % run == 0;
     b.tile_now = start.clone();
-    let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
-    let first = start.clone() + thread * Ix::Const(run);
-    let whole = |first: Ix| Run {
-        first,
-        last: None,
+    let masked = |run: Run| Masked {
+        run,
         within: vec![],
         alive: None,
     };
-    if whole_runs && warp == 1 {
-        return tile(b, pairs, work, whole(first));
-    }
-    if whole_runs {
-        let (step, end) = (
-            b.set(Ty::I64, Rhs::Index(first.clone())),
-            b.set(Ty::I64, Rhs::Index(hi.clone())),
+    if let Some((run, warp)) = Run::cut(b) {
+        // Most tiles are whole.
+        let end = start.clone() + Ix::Const(run * warp - 1);
+        let whole = masked(Run::whole(b, &start));
+        let cut = masked(Run::of(b, &start, &hi));
+        return b.choice(
+            end,
+            hi,
+            |b| tile(b, pairs, work, whole),
+            |b| tile(b, pairs, work, cut),
         );
-        let register = b.set(Ty::Bool, Rhs::Op(LoopOp::ILt, vec![step, end]));
-        // What is beyond the end reads the last run, which is there: its memory, not its time.
-        let clamped = first.clone().min(hi.clone() + Ix::Const(-run));
-        let run = Run {
-            alive: Some((first, hi, register)),
-            ..whole(clamped)
-        };
-        return tile(b, pairs, work, run);
     }
-    let end = start + Ix::Const(run * warp - 1);
-    let cut = Run {
-        last: Some(hi.clone() + Ix::Const(-1)),
-        ..whole(first.clone())
-    };
-    b.choice(
-        end,
-        hi,
-        |b| tile(b, pairs, work, whole(first)),
-        |b| tile(b, pairs, work, cut),
-    );
+    let mut own = masked(Run::of(b, &start, &hi));
+    if let Some((step, end)) = own.run.there.clone() {
+        let (step, end) = (
+            b.set(Ty::I64, Rhs::Index(step)),
+            b.set(Ty::I64, Rhs::Index(end)),
+        );
+        own.alive = Some(b.set(Ty::Bool, Rhs::Op(LoopOp::ILt, vec![step, end])));
+    }
+    tile(b, pairs, work, own);
 }
 
-/// Runs `body` with time at step `k` of this thread's run.
-fn at_step<T>(
-    b: &mut Builder<'_>,
-    run: &Run,
-    k: i64,
-    body: impl FnOnce(&mut Builder<'_>) -> T,
-) -> T {
-    let mut step = run.first.clone() + Ix::Const(k);
-    if let Some(last) = &run.last {
-        step = step.min(last.clone());
-    }
-    let at = b.moment(step);
-    let time = b.pass.recurrence.time;
-    b.with_axis(time, at, k, body)
-}
-
-fn tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], mut run: Run) {
+fn tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], mut run: Masked) {
     let pass = b.pass;
     let steps = i64::from(pass.schedule.tile);
     b.block(AxisSet::of(pass.recurrence.time), |b| {
-        if let Some(last) = run.last.clone() {
+        if let Some(last) = run.run.last.clone() {
             let end = b.set(Ty::I64, Rhs::Index(last + Ix::Const(1)));
             for k in 0..steps {
-                let step = b.set(Ty::I64, Rhs::Index(run.first.clone() + Ix::Const(k)));
+                let step = b.set(Ty::I64, Rhs::Index(run.run.first.clone() + Ix::Const(k)));
                 let before = Rhs::Op(LoopOp::ILt, vec![step, end]);
                 run.within.push(b.set(Ty::Bool, before));
             }
@@ -158,7 +129,7 @@ fn tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], mut run: Run) {
         b.each_vector(|b| {
             let mut results = Vec::new();
             for k in 0..steps {
-                at_step(b, &run, k, |b| {
+                at_step(b, &run.run, k, |b| {
                     for sum in &sums {
                         let axes = pass.recurrence.graph.axes(sum.id);
                         let key = (sum.id, b.copy_key(axes));
@@ -167,51 +138,22 @@ fn tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], mut run: Run) {
                             frame.memo.insert(key, register);
                         }
                     }
-                    results.extend(outputs(b, work, k, false));
+                    results.extend(outputs(b, &these(work, false), k));
                 });
             }
-            store(b, &run, &results);
+            store(b, &run.run, &results);
             vector += 1;
         });
     });
 }
 
-/// A value of an output: step, output, half, register.
-type Result = (i64, usize, Part, Reg);
-
-/// The values of the outputs that read a state itself, or of those that do not.
-fn outputs(b: &mut Builder<'_>, work: &[Work], k: i64, direct: bool) -> Vec<Result> {
-    let mut results = Vec::new();
-    for w in work.iter().filter(|w| w.direct == direct) {
-        if let What::Output(o) = w.what {
-            let decl = &b.pass.recurrence.outputs[o];
-            let part = if decl.complex { Part::Re } else { Part::Real };
-            results.push((k, o, part, b.value(decl.value)));
-            if let Some(im) = decl.value_im {
-                results.push((k, o, Part::Im, b.value(im)));
-            }
-        }
-    }
-    results
-}
-
-/// Stores values of outputs, but for those beyond the end of time.
-fn store(b: &mut Builder<'_>, run: &Run, results: &[Result]) {
-    let put = |b: &mut Builder<'_>, results: &[Result]| {
-        for &(k, o, part, register) in results {
-            at_step(b, run, k, |b| b.store_output(o, part, register));
-        }
+/// The outputs that read a state themselves, or those that do not.
+fn these(work: &[Work], direct: bool) -> Vec<usize> {
+    let of = |w: &Work| match w.what {
+        What::Output(o) if w.direct == direct => Some(o),
+        _ => None,
     };
-    if let Some((first, end, _)) = &run.alive {
-        b.choice(first.clone(), end.clone(), |b| put(b, results), |_| {});
-    } else if let Some(last) = &run.last {
-        for result in results {
-            let step = run.first.clone() + Ix::Const(result.0 - 1);
-            b.choice(step, last.clone(), |b| put(b, &[*result]), |_| {});
-        }
-    } else {
-        put(b, results);
-    }
+    work.iter().filter_map(of).collect()
 }
 
 /// The reductions over the states, each with a register for every step and vector.
@@ -266,7 +208,14 @@ struct Chain {
 
 /// The points of one turn: their runs, scanned side by side (a shuffle takes long, and several overlap), then again
 /// from the states that they start with.
-fn points(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], run: &Run, sums: &[Sum], at: &[Ix]) {
+fn points(
+    b: &mut Builder<'_>,
+    pairs: &[Pair],
+    work: &[Work],
+    run: &Masked,
+    sums: &[Sum],
+    at: &[Ix],
+) {
     let last = b.pass.structure.state_inner.iter().last();
     let mut all: Vec<Vec<Chain>> = Vec::new();
     b.each_unrolled(last, at, |b| {
@@ -289,14 +238,14 @@ fn points(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], run: &Run, sums: &
 }
 
 /// The run of each state at the present point.
-fn chains(b: &mut Builder<'_>, pairs: &[Pair], run: &Run) -> Vec<Chain> {
+fn chains(b: &mut Builder<'_>, pairs: &[Pair], run: &Masked) -> Vec<Chain> {
     let pass = b.pass;
     let steps = i64::from(pass.schedule.tile);
     let mut chains = Vec::new();
     for (state, pair) in pass.recurrence.state_ids().zip(pairs) {
         let mut terms = Vec::new();
         for k in 0..steps {
-            terms.push(at_step(b, run, k, |b| {
+            terms.push(at_step(b, &run.run, k, |b| {
                 let (a, c) = (value(b, pair.a), value(b, pair.b));
                 (masked(b, run, k, a, 1.0), masked(b, run, k, c, 0.0))
             }));
@@ -344,7 +293,7 @@ fn chains(b: &mut Builder<'_>, pairs: &[Pair], run: &Run) -> Vec<Chain> {
 fn again(
     b: &mut Builder<'_>,
     work: &[Work],
-    run: &Run,
+    run: &Masked,
     sums: &[Sum],
     vector: usize,
     chains: &[Chain],
@@ -352,7 +301,7 @@ fn again(
     let mut results = Vec::new();
     let mut held: Vec<Num> = chains.iter().map(|c| c.start).collect();
     for k in 0..i64::from(b.pass.schedule.tile) {
-        at_step(b, run, k, |b| {
+        at_step(b, &run.run, k, |b| {
             for (h, chain) in held.iter_mut().zip(chains) {
                 read_as(b, &chain.slots, When::Prev, *h);
                 let (a, c) = chain.terms[k as usize];
@@ -365,10 +314,10 @@ fn again(
                 let op = LoopOp::Math(reduce_op(sum.op));
                 b.stmt(Stmt::Set(to, Rhs::Op(op, vec![to, term])));
             }
-            results.extend(outputs(b, work, k, true));
+            results.extend(outputs(b, &these(work, true), k));
         });
     }
-    store(b, run, &results);
+    store(b, &run.run, &results);
     if b.pass.schedule.warp == 1 {
         for (h, chain) in held.iter().zip(chains) {
             keep(b, chain, *h);
@@ -395,7 +344,7 @@ fn read_as(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], when: When, h: Num) {
 }
 
 /// The number, or `idle` beyond the end of time.
-fn masked(b: &mut Builder<'_>, run: &Run, k: i64, x: Num, idle: f64) -> Num {
+fn masked(b: &mut Builder<'_>, run: &Masked, k: i64, x: Num, idle: f64) -> Num {
     match run.within.get(k as usize) {
         Some(&within) => chosen(b, within, x, idle),
         None => x,
@@ -403,8 +352,8 @@ fn masked(b: &mut Builder<'_>, run: &Run, k: i64, x: Num, idle: f64) -> Num {
 }
 
 /// The product of the run's a.
-fn decay(b: &mut Builder<'_>, run: &Run, a: Parts, terms: &[(Num, Num)]) -> Num {
-    if run.last.is_none()
+fn decay(b: &mut Builder<'_>, run: &Masked, a: Parts, terms: &[(Num, Num)]) -> Num {
+    if run.run.last.is_none()
         && let Some(product) = exponential(b, run, a, terms.len() as i64)
     {
         return product;
@@ -421,7 +370,7 @@ fn decay(b: &mut Builder<'_>, run: &Run, a: Parts, terms: &[(Num, Num)]) -> Num 
 }
 
 /// The product of a = 2^(α s) over the run as 2^(α Σ s), where α is the same at every step and s at every inner point.
-fn exponential(b: &mut Builder<'_>, run: &Run, a: Parts, steps: i64) -> Option<Num> {
+fn exponential(b: &mut Builder<'_>, run: &Masked, a: Parts, steps: i64) -> Option<Num> {
     let pass = b.pass;
     let (rec, structure) = (&pass.recurrence, &pass.structure);
     let graph = &rec.graph;
@@ -460,7 +409,7 @@ fn exponential(b: &mut Builder<'_>, run: &Run, a: Parts, steps: i64) -> Option<N
         Some(&sum) => sum,
         None => {
             let terms: Vec<Reg> = (0..steps)
-                .map(|k| at_step(b, run, k, |b| b.value(moving)))
+                .map(|k| at_step(b, &run.run, k, |b| b.value(moving)))
                 .collect();
             let mut terms = terms.into_iter();
             let mut sum = terms.next()?;
@@ -485,11 +434,11 @@ fn exponential(b: &mut Builder<'_>, run: &Run, a: Parts, steps: i64) -> Option<N
 
 /// From each thread's maps and the states before the tile: the states before each thread's runs; those after the last
 /// one are kept.
-fn scan(b: &mut Builder<'_>, run: &Run, chains: &mut [&mut Chain]) {
+fn scan(b: &mut Builder<'_>, run: &Masked, chains: &mut [&mut Chain]) {
     let warp = b.pass.schedule.warp as u8;
     let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
     for chain in chains.iter_mut() {
-        if let Some((_, _, alive)) = run.alive {
+        if let Some(alive) = run.alive {
             chain.end = chosen(b, alive, chain.end, 0.0);
             chain.decay = chosen(b, alive, chain.decay, 1.0);
         }

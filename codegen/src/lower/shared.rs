@@ -6,7 +6,8 @@
 //! ```text
 //! scanned     [inner points][T/u][threads of an item][u]    u of a thread's T steps are neighbours: no two threads of a
 //!                                                           warp read the same bank
-//! registers   [steps of the tile][inner points]             as in memory
+//! registers,  [steps of the tile][inner points]             as in memory
+//! staged
 //! ```
 
 use selscan_dsl::{AxisId, AxisIndex, InputId, Node};
@@ -80,8 +81,10 @@ fn fits(pass: &Pass, input: InputId) -> bool {
     let inner = axes.iter().rposition(|&a| pass.structure.inner.contains(a));
     match pass.schedule.order {
         // Time-major, the inner axes last; or time last, turned over on the way.
-        Order::Registers if axes.last() == Some(&rec.time) => pass.schedule.share == 2,
-        Order::Registers => {
+        Order::Registers | Order::Staged if axes.last() == Some(&rec.time) => {
+            pass.schedule.share == 2
+        }
+        Order::Registers | Order::Staged => {
             let after = time.map(|t| &axes[t + 1..]);
             inner.is_some()
                 && after.is_some_and(|a| a.iter().all(|&a| pass.structure.inner.contains(a)))
@@ -113,6 +116,7 @@ fn steps(pass: &Pass) -> i64 {
     let s = &pass.schedule;
     match s.order {
         Order::Scanned => i64::from(s.tile * s.warp * s.tiles),
+        Order::Staged => i64::from(s.tile * s.warp),
         _ => i64::from(s.tile),
     }
 }
@@ -137,6 +141,43 @@ fn stored(pass: &Pass, input: InputId, compute: Dtype) -> Dtype {
 /// The bytes of an input's tile.
 pub(crate) fn shared_bytes(pass: &Pass, input: InputId, compute: Dtype) -> u64 {
     elements(pass, input) * stored(pass, input, compute).bytes() as u64
+}
+
+/// How a tile of an input is copied: turn by turn, each some neighbours.
+#[derive(Clone, Copy)]
+struct Copying {
+    /// Elements of a turn.
+    count: i64,
+    /// Whether they are neighbours in time; else along the inner axes.
+    along_time: bool,
+    /// Whether steps are neighbours in memory, but inner points in the tile.
+    turned: bool,
+    points: i64,
+    steps: i64,
+    /// Elements that are put down at once.
+    wide: i64,
+    /// Whether they are put down as they are.
+    plain: bool,
+}
+
+impl Copying {
+    /// The step within the tile and the inner point of a turn's first element.
+    fn first(&self, turn: &Ix) -> (Ix, Ix) {
+        let (count, points, steps) = (self.count, self.points, self.steps);
+        if self.turned {
+            // Threads that are neighbours put down inner points, which are neighbours there.
+            let step = turn.clone() / Ix::Const(points) * Ix::Const(count);
+            (step, rest(turn, points))
+        } else if self.along_time {
+            let units = steps / count;
+            let step = rest(turn, units) * Ix::Const(count);
+            (step, turn.clone() / Ix::Const(units))
+        } else {
+            let units = points / count;
+            let point = rest(turn, units) * Ix::Const(count);
+            (turn.clone() / Ix::Const(units), point)
+        }
+    }
 }
 
 /// The largest of 8, 4, 2, 1 elements, at most 16 bytes, that divides `n`.
@@ -173,22 +214,59 @@ impl Builder<'_> {
             });
             let buf = Buf(self.proc.buffers.len() as u32 - 1);
             self.shared_inputs.insert(input, buf);
+            if self.pass.schedule.ahead > 0 && !self.copying(input, buf).plain {
+                let decl = &self.pass.recurrence.inputs[input.0 as usize];
+                self.proc.buffers.push(BufferDecl {
+                    name: format!("{}_next", decl.name),
+                    role: Role::Shared,
+                    dtype: self.pass.inputs[input.0 as usize].1,
+                    len: Ix::Const(len as i64),
+                });
+                let raw = Buf(self.proc.buffers.len() as u32 - 1);
+                self.raw_inputs.insert(input, raw);
+            }
         }
     }
 
-    /// Copies the tile that begins at step `start` into shared memory.
-    pub fn fill_shared(&mut self, start: &Ix) {
+    /// Before the loop over tiles, from step `lo` to `hi`: what the first turn finds already there.
+    pub fn begin_shared(&mut self, lo: &Ix, hi: &Ix) {
+        if self.raw_inputs.is_empty() {
+            return;
+        }
+        // A loop that has no turn must not read what is not there.
+        self.choice(lo.clone(), hi.clone(), |b| b.copy_all(lo), |_| {});
+    }
+
+    /// Puts the tile that begins at step `start` into shared memory; `next` is where the tile after it begins.
+    pub fn fill_shared(&mut self, start: &Ix, next: &Ix) {
         if self.shared_inputs.is_empty() {
             return;
         }
         self.tile_start = start.clone();
         self.stmt(Stmt::Sync);
-        for (input, index) in readings(self.pass) {
-            if let Some(&to) = self.shared_inputs.get(&input) {
-                self.fill(input, &index, to, start);
-            }
+        for (input, index, to) in self.sorted_shared() {
+            self.fill(input, &index, to, start);
         }
         self.stmt(Stmt::Sync);
+        // The next tile's elements are on their way while this one is run through.
+        self.copy_all(next);
+    }
+
+    /// The shared inputs, how each is read, and its memory.
+    fn sorted_shared(&self) -> Vec<(InputId, Vec<AxisIndex>, Buf)> {
+        let of = |(input, index)| Some((input, index, *self.shared_inputs.get(&input)?));
+        readings(self.pass).into_iter().filter_map(of).collect()
+    }
+
+    fn copy_all(&mut self, start: &Ix) {
+        if self.raw_inputs.is_empty() {
+            return;
+        }
+        for (input, index, to) in self.sorted_shared() {
+            if let Some(&raw) = self.raw_inputs.get(&input) {
+                self.copy_raw(input, &index, (to, raw), start);
+            }
+        }
     }
 
     /// Elements of a thread's run that are neighbours in shared memory.
@@ -219,15 +297,15 @@ impl Builder<'_> {
         inner.iter().map(|&a| known(self.pass, a)).product()
     }
 
-    fn fill(&mut self, input: InputId, index: &[AxisIndex], to: Buf, start: &Ix) {
+    /// How an input's tile is copied.
+    fn copying(&self, input: InputId, to: Buf) -> Copying {
         let pass = self.pass;
         let rec = &pass.recurrence;
-        let axes = rec.inputs[input.0 as usize].axes.clone();
+        let axes = &rec.inputs[input.0 as usize].axes;
         let (_, dtype) = pass.inputs[input.0 as usize];
         let inner = inner(pass, input);
         let points: i64 = inner.iter().map(|&a| known(pass, a)).product();
         let steps = steps(pass);
-        let all = self.extent(rec.time);
         let scanned = pass.schedule.order == Order::Scanned;
         let last = axes.last() == Some(&rec.time);
         // What one turn copies: neighbours along time, or along the inner axes, or a single element.
@@ -243,34 +321,45 @@ impl Builder<'_> {
                 (unit(dtype.bytes(), fastest), false)
             }
         };
-        let turns = points * steps / count;
-        let var = self.proc.var("i");
-        let turn = Ix::Var(var);
-        // The turn's step within the tile, and its inner point.
-        let (step, point) = if along_time {
-            let units = steps / count;
-            (
-                rest(&turn, units) * Ix::Const(count),
-                turn.clone() / Ix::Const(units),
-            )
+        let turned = last && !scanned;
+        // What is turned over is put down one by one.
+        let wide = if turned {
+            1
         } else {
-            let units = points / count;
-            (
-                turn.clone() / Ix::Const(units),
-                rest(&turn, units) * Ix::Const(count),
-            )
+            unit(self.proc.buffer(to).dtype.bytes(), count)
         };
+        Copying {
+            count,
+            along_time,
+            turned,
+            points,
+            steps,
+            wide,
+            plain: self.proc.buffer(to).dtype == dtype && wide == count,
+        }
+    }
+
+    /// Where an element of the tile that begins at `start` lies in the input.
+    fn source(
+        &mut self,
+        (input, index): (InputId, &[AxisIndex]),
+        how: &Copying,
+        start: &Ix,
+        (step, point): (&Ix, &Ix),
+    ) -> Ix {
+        let pass = self.pass;
+        let rec = &pass.recurrence;
         // Beyond the end of time the last elements are copied once more.
-        let most = all - Ix::Const(if along_time { count } else { 1 });
+        let most = self.extent(rec.time) - Ix::Const(if how.along_time { how.count } else { 1 });
         let at = (start.clone() + step.clone()).min(most);
-        // Where the element lies in the input: time and inner axes as the turn says.
         let mut places = vec![(rec.time, at)];
         let mut left = point.clone();
-        for &axis in inner.iter().rev() {
+        for &axis in inner(pass, input).iter().rev() {
             let n = known(pass, axis);
             places.push((axis, rest(&left, n)));
             left = left / Ix::Const(n);
         }
+        let axes = &rec.inputs[input.0 as usize].axes;
         let mut from = Ix::Const(0);
         for (&axis, &index) in axes.iter().zip(index) {
             let place = places
@@ -280,51 +369,76 @@ impl Builder<'_> {
             let place = place.unwrap_or_else(|| self.coordinate(index, None));
             from = from * self.extent(axis) + place;
         }
+        from
+    }
+
+    /// Each thread of the block copies its turns.
+    fn team(&mut self, how: &Copying, body: impl FnOnce(&mut Self, Ix) -> Vec<Stmt>) {
+        let var = self.proc.var("i");
+        let body = body(self, Ix::Var(var));
+        self.stmt(Stmt::For {
+            var,
+            kind: LoopKind::Team,
+            lo: Ix::Const(0),
+            hi: Ix::Const(how.points * how.steps / how.count),
+            step: 1,
+            body,
+        });
+    }
+
+    /// Copies a tile's elements as they are, turn by turn.
+    fn copy_raw(&mut self, input: InputId, index: &[AxisIndex], (to, raw): (Buf, Buf), start: &Ix) {
+        let how = self.copying(input, to);
         let source = self.inputs[input.0 as usize].unwrap_or(Buf(0));
-        // What is turned over is put down one by one.
-        let wide = if scanned || !last {
-            unit(self.proc.buffer(to).dtype.bytes(), count)
-        } else {
-            1
-        };
-        let place = |k: i64| {
-            let k = Ix::Const(k);
-            if along_time {
-                self.place_in_tile(input, &(step.clone() + k), &point)
-            } else {
-                self.place_in_tile(input, &step, &(point.clone() + k))
+        self.team(&how, |b, turn| {
+            let (step, point) = how.first(&turn);
+            let from = b.source((input, index), &how, start, (&step, &point));
+            let at = turn * Ix::Const(how.count);
+            vec![Stmt::Copy(raw, at, source, from, how.count as u32)]
+        });
+    }
+
+    fn fill(&mut self, input: InputId, index: &[AxisIndex], to: Buf, start: &Ix) {
+        let how = self.copying(input, to);
+        let raw = self.raw_inputs.get(&input).copied();
+        let source = self.inputs[input.0 as usize].unwrap_or(Buf(0));
+        self.team(&how, |b, turn| {
+            let (step, point) = how.first(&turn);
+            // Each thread finds what it copied itself.
+            let (source, from) = match raw {
+                Some(raw) => (raw, turn * Ix::Const(how.count)),
+                None => (
+                    source,
+                    b.source((input, index), &how, start, (&step, &point)),
+                ),
+            };
+            let place = |k: i64| {
+                let k = Ix::Const(k);
+                if how.along_time {
+                    b.place_in_tile(input, &(step.clone() + k), &point)
+                } else {
+                    b.place_in_tile(input, &step, &(point.clone() + k))
+                }
+            };
+            let places: Vec<Ix> = (0..how.count / how.wide)
+                .map(|j| place(j * how.wide))
+                .collect();
+            if how.plain {
+                let at = places[0].clone();
+                return vec![Stmt::Copy(to, at, source, from, how.count as u32)];
             }
-        };
-        let places: Vec<Ix> = (0..count / wide).map(|j| place(j * wide)).collect();
-        let body = if self.proc.buffer(to).dtype == dtype && wide == count {
-            vec![Stmt::Copy(
-                to,
-                places[0].clone(),
-                source,
-                from,
-                count as u32,
-            )]
-        } else {
-            let regs: Vec<Reg> = (0..count).map(|_| self.proc.reg(self.ty)).collect();
+            let regs: Vec<Reg> = (0..how.count).map(|_| b.proc.reg(b.ty)).collect();
             let mut body = vec![match regs[..] {
                 [one] => Stmt::Set(one, Rhs::Load(source, from)),
                 _ => Stmt::LoadRow(regs.clone(), source, from),
             }];
-            for (regs, at) in regs.chunks(wide as usize).zip(places) {
+            for (regs, at) in regs.chunks(how.wide as usize).zip(places) {
                 body.push(match regs {
                     [one] => Stmt::Store(to, at, *one),
                     _ => Stmt::StoreRow(to, at, regs.to_vec()),
                 });
             }
             body
-        };
-        self.stmt(Stmt::For {
-            var,
-            kind: LoopKind::Team,
-            lo: Ix::Const(0),
-            hi: Ix::Const(turns),
-            step: 1,
-            body,
         });
     }
 

@@ -122,27 +122,7 @@ impl Builder<'_> {
             }
             Node::Reduce { op, axis, x } => {
                 // Only fully unrolled code reaches this: elsewhere reductions are stored.
-                let mut sum: Option<Placed> = None;
-                let (own, first) = self.own_points(*axis);
-                for k in 0..own {
-                    let at_k = first.clone() + Ix::Const(k);
-                    let term = self.with_axis(*axis, at_k, k, |b| b.placed(*x));
-                    sum = Some(match sum {
-                        None => term,
-                        Some(sum) => {
-                            let frame = sum.frame.max(term.frame);
-                            let both =
-                                Rhs::Op(LoopOp::Math(reduce_op(*op)), vec![sum.reg, term.reg]);
-                            at(self.emit(frame, ty, both), frame)
-                        }
-                    });
-                }
-                let mut sum = sum.unwrap_or_else(|| {
-                    at(
-                        self.emit(frame, ty, Rhs::Const(reduce_identity(*op))),
-                        frame,
-                    )
-                });
+                let mut sum = self.reduced(*op, *axis, *x, frame);
                 if self.shared == Some(*axis) {
                     // Every thread has a part of the points: the parts meet in a butterfly.
                     let frame = sum.frame.max(self.base);
@@ -163,6 +143,34 @@ impl Builder<'_> {
             // A specialised recurrence has none; both branches are equal to the absent one.
             Node::Given { absent, .. } => self.placed(*absent),
         }
+    }
+
+    /// The reduction of `x` over this thread's points of an axis.
+    pub fn part(&mut self, op: ReduceOp, axis: AxisId, x: NodeId) -> Reg {
+        let frame = self.frame_of(self.pass.recurrence.graph.axes(x).without(axis));
+        self.reduced(op, axis, x, frame).reg
+    }
+
+    fn reduced(&mut self, op: ReduceOp, axis: AxisId, x: NodeId, frame: usize) -> Placed {
+        let mut sum: Option<Placed> = None;
+        let (own, first) = self.own_points(axis);
+        for k in 0..own {
+            let at = first.clone() + Ix::Const(k);
+            let term = self.with_axis(axis, at, k, |b| b.placed(x));
+            sum = Some(match sum {
+                None => term,
+                Some(sum) => {
+                    let frame = sum.frame.max(term.frame);
+                    let both = Rhs::Op(LoopOp::Math(reduce_op(op)), vec![sum.reg, term.reg]);
+                    let reg = self.emit(frame, self.ty, both);
+                    Placed { reg, frame }
+                }
+            });
+        }
+        sum.unwrap_or_else(|| Placed {
+            reg: self.emit(frame, self.ty, Rhs::Const(reduce_identity(op))),
+            frame,
+        })
     }
 
     /// `x` at the neighbouring position on `axis`, or `fill` at the open end.

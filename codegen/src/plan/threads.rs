@@ -3,6 +3,7 @@
 use selscan_dsl::{AxisId, AxisIndex, Node};
 
 use super::{Pass, Refusal, known};
+use crate::lower::{Parts, exchange_bytes};
 use crate::options::Options;
 use crate::schedule::Order;
 use crate::structure::{Level, reads_own_point};
@@ -42,6 +43,57 @@ pub(super) fn check_scanned(pass: &Pass) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The points of the states times the steps of a run that a thread's code may unroll.
+const MOST_STAGED: u64 = 512;
+
+/// Whether the threads of an item can compute what they need of each other before and after the states.
+pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> Result<(), Refusal> {
+    let (rec, s) = (&pass.recurrence, &pass.schedule);
+    let no = |why: &str| {
+        Err(Refusal(format!(
+            "order=staged does not fit {}: {why}; use another order",
+            rec.name
+        )))
+    };
+    let parts = match Parts::of(pass) {
+        Ok(parts) => parts,
+        Err(why) => return no(&why),
+    };
+    if pass.chunk.is_some() {
+        return no("time is chunked");
+    }
+    if s.warp < 2 || s.lanes > 1 || s.block > 1 {
+        return no("wanted are warp=2 or more, lanes=1 and block=1");
+    }
+    let states: u64 = rec
+        .states
+        .iter()
+        .map(|state| {
+            let inner = state
+                .axes
+                .iter()
+                .filter(|&&a| pass.structure.inner.contains(a));
+            inner.fold(1, |n: u64, &a| n.saturating_mul(known(pass, a)))
+        })
+        .sum();
+    if (states / u64::from(s.warp)).saturating_mul(u64::from(s.tile)) > MOST_STAGED {
+        return no("a thread would unroll too many points; use a smaller tile or a larger warp");
+    }
+    let items = u64::from(s.threads / s.warp);
+    let bytes = items * exchange_bytes(pass, &parts, options.compute_dtype());
+    let most = target
+        .gpu
+        .as_ref()
+        .map_or(0, |g| u64::from(g.shared_per_block));
+    // What the block's items share needs room as well.
+    if bytes > most * 3 / 4 {
+        return no(
+            "its threads have no room for what they have in common; use a smaller tile or fewer threads",
+        );
+    }
+    Ok(())
+}
+
 /// Whether blocks are full and of one row each, so that their threads can share inputs.
 pub(super) fn check_share(
     pass: &Pass,
@@ -77,7 +129,7 @@ pub(super) fn check_share(
     if pass.chunk.is_some() || runs || reverse {
         return no("time is chunked, reversed or no multiple of tile".into());
     }
-    if !matches!(s.order, Order::Scanned | Order::Registers) {
+    if !matches!(s.order, Order::Scanned | Order::Registers | Order::Staged) {
         return no(format!("order={} keeps no tile of inputs", s.order));
     }
     let bytes: u64 = crate::lower::shared_inputs(pass)
@@ -103,7 +155,7 @@ pub(super) fn check_share(
 pub(super) fn check_threads(pass: &Pass, target: &Target) -> Result<(), Refusal> {
     let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
     if target.gpu.is_none() {
-        if s.warp == 1 && s.order != Order::Scanned {
+        if s.warp == 1 && !matches!(s.order, Order::Scanned | Order::Staged) {
             return Ok(());
         }
         return Err(Refusal(format!(
@@ -131,7 +183,7 @@ pub(super) fn check_threads(pass: &Pass, target: &Target) -> Result<(), Refusal>
     let [axis] = axes[..] else {
         return no(format!("they have {} inner axes, not 1", axes.len()));
     };
-    if s.order != Order::Registers {
+    if !matches!(s.order, Order::Registers | Order::Staged) {
         return no(format!("order={} keeps them in memory", s.order));
     }
     if !known(pass, axis).is_multiple_of(u64::from(s.warp)) {

@@ -71,7 +71,8 @@ impl Emitter<'_> {
                 result
             }
             Stmt::Prefetch(..) | Stmt::Sync => Ok(()),
-            Stmt::Copy(..)
+            Stmt::Meet
+            | Stmt::Copy(..)
             | Stmt::For {
                 kind: LoopKind::Team,
                 ..

@@ -24,6 +24,8 @@ pub(super) struct Emitter<'a> {
     /// Registers that an operation gave a value.
     computed: Regs,
     rows: u32,
+    /// Turns that the threads of the block have shared out since they last met.
+    teamed: i64,
     pub text: String,
 }
 
@@ -41,6 +43,7 @@ impl<'a> Emitter<'a> {
                 && stays_together(&proc.body, &mut BTreeSet::new()),
             computed: Regs::default(),
             rows: 0,
+            teamed: 0,
             text: String::new(),
         }
     }
@@ -89,8 +92,8 @@ impl<'a> Emitter<'a> {
                 let (index, threads, lanes) = (self.index, self.proc.threads, self.lanes);
                 match kind {
                     LoopKind::Core => {
-                        let thread = format!("((long long)blockIdx.x * {threads} + threadIdx.x)");
-                        self.line(depth, format_args!("long long item = {thread} / {lanes};"));
+                        let item = format!("(long long)blockIdx.x * {} + slot", threads / lanes);
+                        self.line(depth, format_args!("long long item = {item};"));
                         if self.shares {
                             // Blocks are full: every thread meets the others at each barrier.
                         } else if self.together {
@@ -104,8 +107,7 @@ impl<'a> Emitter<'a> {
                         return self.stmts(body, depth);
                     }
                     LoopKind::Lane(width) => {
-                        let lane = format!("{lo} + (int)(threadIdx.x % {width}u)");
-                        self.line(depth, format_args!("{{ const {index} {v} = {lane};"));
+                        self.line(depth, format_args!("{{ const {index} {v} = {lo} + lane;"));
                         let width = if self.together || self.shares {
                             32
                         } else {
@@ -114,21 +116,41 @@ impl<'a> Emitter<'a> {
                         self.line(depth, lane_mask(width));
                     }
                     LoopKind::Team => {
-                        // As many turns for every thread, where that is so: a loop that can be unrolled whole.
-                        let even = matches!((lo_ix, hi_ix), (Ix::Const(0), Ix::Const(n))
-                            if n % i64::from(threads) == 0);
-                        if even {
-                            let turns = format!("{hi} / {threads}");
-                            self.line(depth, "#pragma unroll 8");
-                            let head = format!("for (int turn = 0; turn < {turns}; turn++) {{");
-                            self.line(depth, head);
-                            let own = format!("({index})(threadIdx.x + turn * {threads})");
-                            self.line(depth + 1, format_args!("const {index} {v} = {own};"));
-                        } else {
-                            self.line(depth, "#pragma unroll 4");
-                            let first = format!("{index} {v} = {lo} + ({index})threadIdx.x");
-                            let head = format!("for ({first}; {v} < {hi}; {v} += {threads}) {{");
-                            self.line(depth, head);
+                        // Copies that not all threads take part in begin with those that the last ones left idle.
+                        let turns = match (lo_ix, hi_ix) {
+                            (Ix::Const(0), Ix::Const(n)) => Some(*n),
+                            _ => None,
+                        };
+                        let all = i64::from(threads);
+                        let idle = self.teamed % all;
+                        self.teamed += turns.unwrap_or(0);
+                        let own = match idle {
+                            0 => "threadIdx.x".to_owned(),
+                            idle => format!("(threadIdx.x + {}u) % {threads}u", all - idle),
+                        };
+                        match turns {
+                            // As many turns for every thread: a loop that can be unrolled whole.
+                            Some(n) if n % all == 0 => {
+                                self.line(depth, "#pragma unroll 8");
+                                let head =
+                                    format!("for (int turn = 0; turn < {}; turn++) {{", n / all);
+                                self.line(depth, head);
+                                let own = format!("({index})({own} + turn * {threads})");
+                                self.line(depth + 1, format_args!("const {index} {v} = {own};"));
+                            }
+                            Some(n) if n < all => {
+                                let head = format!(
+                                    "if (const {index} {v} = ({index})({own}); {v} < {n}) {{"
+                                );
+                                self.line(depth, head);
+                            }
+                            _ => {
+                                self.line(depth, "#pragma unroll 4");
+                                let first = format!("{index} {v} = {lo} + ({index})({own})");
+                                let head =
+                                    format!("for ({first}; {v} < {hi}; {v} += {threads}) {{");
+                                self.line(depth, head);
+                            }
                         }
                     }
                     LoopKind::Serial => {
@@ -184,20 +206,35 @@ impl<'a> Emitter<'a> {
             Stmt::Fetch(row, buf, ix) => {
                 let (dtype, count) = self.proc.rows[row.0 as usize];
                 let row = RowText::fetched(dtype, count as usize, row.0);
-                let from = format!("*(const {}*)(b{} + {})", row.ty, buf.0, self.ix(ix));
-                self.line(depth, format_args!("{} = {from};", row.name));
+                let text = format!("fetch({}, b{} + {});", row.name, buf.0, self.ix(ix));
+                self.line(depth, text);
             }
             Stmt::Copy(to, at, from, ix, count) => {
                 let dtype = self.proc.buffer(*to).dtype;
                 let row = RowText::fetched(dtype, *count as usize, 0);
                 let (at, ix) = (self.ix(at), self.ix(ix));
-                let text = format!(
-                    "*({0}*)(b{1} + {at}) = *(const {0}*)(b{2} + {ix});",
-                    row.ty, to.0, from.0
-                );
+                let (to, from) = (to.0, from.0);
+                let text = match *count as usize * dtype.bytes() {
+                    bytes @ (4 | 8 | 16) => {
+                        format!("copy_async<{bytes}>(b{to} + {at}, b{from} + {ix});")
+                    }
+                    _ => format!(
+                        "*({0}*)(b{to} + {at}) = *(const {0}*)(b{from} + {ix});",
+                        row.ty
+                    ),
+                };
                 self.line(depth, text);
             }
-            Stmt::Sync => self.line(depth, "__syncthreads();"),
+            Stmt::Sync => {
+                self.teamed = 0;
+                self.line(depth, "arrived();");
+                self.line(depth, "__syncthreads();");
+            }
+            // Either all threads of a warp are there, or an item is a whole one.
+            Stmt::Meet if self.together || self.shares || self.lanes == 32 => {
+                self.line(depth, "__syncwarp();");
+            }
+            Stmt::Meet => return Err("lanes that meet where loops differ between items".into()),
             Stmt::Prefetch(buf, ix) => {
                 let text = format!("prefetch(b{} + {});", buf.0, self.ix(ix));
                 self.line(depth, text);
@@ -248,7 +285,10 @@ impl<'a> Emitter<'a> {
 
     /// What keeps a thread without an item from storing; its scratch memory is its own.
     fn live(&self, buf: u32) -> &'static str {
-        let own = self.proc.buffers[buf as usize].role == Role::Scratch;
+        let own = matches!(
+            self.proc.buffers[buf as usize].role,
+            Role::Scratch | Role::Exchange
+        );
         if self.together && !own {
             "if (live) "
         } else {

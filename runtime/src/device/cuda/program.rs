@@ -373,7 +373,8 @@ fn prepare<'p>(
             | Role::Last(_)
             | Role::Output(_)
             | Role::Scratch
-            | Role::Shared => bindings
+            | Role::Shared
+            | Role::Exchange => bindings
                 .get(buffer.role)
                 .filter(|b| b.dtype == buffer.dtype && b.len == len && b.place != Place::Host)
                 .map(|b| b.ptr.addr() as u64),

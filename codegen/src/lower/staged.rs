@@ -1,0 +1,336 @@
+//! `order=staged`: the threads of an item share out the points of its states, and the steps of what does not vary over
+//! them; the two meet in memory that they have in common. A tile is a run of `tile` steps a thread.
+//!
+//! ```text
+//! h[·] = initial
+//! for tile of warp runs {
+//!     for t in this thread's run   { v[t] = v(x_t) }                          before: what the states need
+//!     meet
+//!     for t in tile                { h[·] = f(h[·], v[t], x_t);  part[thread][t] = sum over own points of g(h[·], x_t) }
+//!     meet
+//!     for t in this thread's run   { y_t = y(sum over threads of part[·][t], x_t) }     after: the outputs
+//! }
+//! last = h[·]
+//! ```
+//! So nothing is computed twice, and no register crosses threads. (FlashAttention's tiles of work for each warp; the sums
+//! of a split reduction are combined in a fixed order.)
+
+use std::collections::HashMap;
+
+use selscan_dsl::{AxisId, AxisSet, Node, NodeId, ReduceOp, Type};
+
+use super::builder::{Builder, Slot, Stored};
+use super::registers::{self, Held};
+use super::run::{Run, at_step, outputs, store};
+use super::values::reduce_op;
+use crate::dtype::Dtype;
+use crate::loop_ir::{Buf, BufferDecl, Ix, LoopOp, Reg, Rhs, Role, Stmt};
+use crate::plan::Pass;
+use crate::structure::{Level, reads_own_point};
+
+/// Elements between the runs of two threads that are left out, so that threads do not meet in one bank.
+const GAP: i64 = 4;
+
+/// A reduction over the points of the states.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sum {
+    id: NodeId,
+    op: ReduceOp,
+    axis: AxisId,
+    x: NodeId,
+}
+
+/// A pass taken apart.
+#[derive(Clone, Debug)]
+pub(crate) struct Parts {
+    /// What the states' updates and the sums read that varies in time but not over the states' points.
+    pub before: Vec<NodeId>,
+    /// The inputs that they read besides, point by point.
+    pub inputs: Vec<NodeId>,
+    /// What the outputs read of the states.
+    pub sums: Vec<Sum>,
+}
+
+impl Parts {
+    /// Takes a pass apart, or says why it cannot be.
+    pub fn of(pass: &Pass) -> Result<Parts, String> {
+        let (rec, structure) = (&pass.recurrence, &pass.structure);
+        let graph = &rec.graph;
+        let inner: Vec<AxisId> = structure.inner.iter().collect();
+        let [axis] = inner[..] else {
+            return Err(format!("it has {} inner axes, not 1", inner.len()));
+        };
+        if let Some(output) = rec.outputs.iter().find(|o| o.axes.contains(&axis)) {
+            return Err(format!("output {} has inner axes", output.name));
+        }
+        let mut sums = Vec::new();
+        for id in graph.reachable(&rec.roots()) {
+            match graph.node(id) {
+                Node::Shift { .. } => return Err("points of an axis are shifted".into()),
+                Node::Reduce { op, axis, x } if structure.level(*x) == Level::State => {
+                    sums.push(Sum {
+                        id,
+                        op: *op,
+                        axis: *axis,
+                        x: *x,
+                    });
+                }
+                Node::Reduce { .. } => return Err("inputs alone are reduced".into()),
+                node if !reads_own_point(rec, node) => {
+                    return Err("points of the states meet".into());
+                }
+                _ => {}
+            }
+        }
+        let mut parts = Parts {
+            before: Vec::new(),
+            inputs: Vec::new(),
+            sums,
+        };
+        let mut open: Vec<NodeId> = parts.sums.iter().map(|s| s.x).collect();
+        for state in &rec.states {
+            open.extend([Some(state.update), state.update_im].into_iter().flatten());
+        }
+        let mut seen = vec![false; graph.len()];
+        while let Some(id) = open.pop() {
+            if std::mem::replace(&mut seen[id.0 as usize], true) {
+                continue;
+            }
+            let node = graph.node(id);
+            let apart = structure.inner_axes(rec, id).is_empty();
+            let level = structure.level(id);
+            match node {
+                Node::Reduce { .. } => return Err("a state reads a sum over states".into()),
+                Node::Const(_) | Node::Extent(_) | Node::Index(_) | Node::State { .. } => {}
+                _ if level == Level::Invariant => {}
+                _ if apart && level == Level::Stream && graph.ty(id) == Type::Real => {
+                    parts.before.push(id);
+                }
+                Node::Input { .. } => parts.inputs.push(id),
+                _ => open.extend(node.operands()),
+            }
+        }
+        parts.before.sort_unstable();
+        parts.inputs.sort_unstable();
+        Ok(parts)
+    }
+}
+
+/// Elements of a run and the gap after it.
+fn piece(pass: &Pass) -> i64 {
+    i64::from(pass.schedule.tile) + GAP
+}
+
+/// Elements of a tile of one value.
+fn row(pass: &Pass) -> i64 {
+    piece(pass) * i64::from(pass.schedule.warp)
+}
+
+/// Elements of one sum's parts: a row for each thread, and a gap.
+fn rows(pass: &Pass) -> i64 {
+    (row(pass) + GAP) * i64::from(pass.schedule.warp)
+}
+
+/// The bytes that an item's threads have in common.
+pub(crate) fn exchange_bytes(pass: &Pass, parts: &Parts, compute: Dtype) -> u64 {
+    let elements = parts.before.len() as i64 * row(pass) + parts.sums.len() as i64 * rows(pass);
+    elements as u64 * compute.bytes() as u64
+}
+
+/// What the threads of an item have in common.
+struct Stage {
+    axis: AxisId,
+    before: Vec<(NodeId, Buf)>,
+    inputs: Vec<NodeId>,
+    sums: Vec<(Sum, Buf)>,
+    slots: Vec<(Slot, NodeId)>,
+    held: Vec<Held>,
+}
+
+pub(super) fn lower(b: &mut Builder<'_>) {
+    let pass = b.pass;
+    // The plan has made sure that there are parts.
+    let (Ok(parts), Some(axis)) = (Parts::of(pass), pass.structure.inner.iter().next()) else {
+        return;
+    };
+    let stage = |b: &mut Builder<'_>| {
+        let memory = |b: &mut Builder<'_>, name: String, len: i64| {
+            b.proc.buffers.push(BufferDecl {
+                name,
+                role: Role::Exchange,
+                dtype: b.ty.storage(),
+                len: Ix::Const(len),
+            });
+            Buf(b.proc.buffers.len() as u32 - 1)
+        };
+        let before = parts.before.iter().enumerate();
+        let before = before.map(|(k, &id)| (id, memory(b, format!("before{k}"), row(pass))));
+        let before = before.collect();
+        let sums = parts.sums.iter().enumerate();
+        let sums = sums.map(|(k, &sum)| (sum, memory(b, format!("part{k}"), rows(pass))));
+        let sums = sums.collect();
+        let slots = b.all_slots();
+        Stage {
+            axis,
+            before,
+            inputs: parts.inputs.clone(),
+            sums,
+            held: registers::open(b, &slots),
+            slots,
+        }
+    };
+    b.block(pass.structure.inner, |b| {
+        let stage = stage(b);
+        let (lo, hi) = b.steps();
+        b.open_shared();
+        let span = i64::from(pass.schedule.tile * pass.schedule.warp);
+        b.begin_shared(&lo, &hi);
+        b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), span, |b, start| {
+            b.fill_shared(&start, &(start.clone() + Ix::Const(span)));
+            tile(b, &stage, start, hi);
+        });
+        registers::close(b, &stage.slots, &stage.held);
+    });
+}
+
+fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
+    let time = b.pass.recurrence.time;
+    let run = i64::from(b.pass.schedule.tile);
+    let own = Run::of(b, &start, &hi);
+    // Each thread has steps of its own before and after, and points of the states between.
+    b.shared = Some(time);
+    let known = b.block(AxisSet::of(time), |b| {
+        before(b, stage, &own);
+        b.frames.last().map(|f| f.memo.clone()).unwrap_or_default()
+    });
+    b.stmt(Stmt::Meet);
+    b.shared = Some(stage.axis);
+    for &(id, buf) in &stage.before {
+        let stored = Stored {
+            buf,
+            timed: true,
+            axes: vec![],
+            laned: false,
+        };
+        b.stored.insert(id, stored);
+    }
+    let whole = ((hi.clone() - start.clone()) / Ix::Const(run))
+        .min(Ix::Const(i64::from(b.pass.schedule.warp)));
+    let one = |b: &mut Builder<'_>, first: &Ix, local: Ix, k: i64| {
+        b.local = local;
+        let at = b.moment(first.clone() + Ix::Const(k));
+        // A name of its own for the step: those of the run are taken.
+        b.with_axis(time, at, run + k, |b| between(b, stage));
+    };
+    let group = i64::from(b.pass.schedule.unroll).min(run);
+    let axes = AxisSet::of(time);
+    b.serial("run", axes, Ix::Const(0), whole.clone(), 1, |b, number| {
+        let first = start.clone() + number.clone() * Ix::Const(run);
+        let local =
+            |b: &Builder<'_>, k: i64| number.clone() * Ix::Const(piece(b.pass)) + Ix::Const(k);
+        for k in 0..run {
+            if k % group == 0 {
+                // The loads of a group of steps together: their latencies overlap.
+                for k in k..(k + group).min(run) {
+                    b.local = local(b, k);
+                    let at = b.moment(first.clone() + Ix::Const(k));
+                    b.with_axis(time, at, run + k, |b| loads(b, stage));
+                }
+            }
+            one(b, &first, local(b, k), k);
+        }
+    });
+    if b.multiple_of_time % run != 0 {
+        let first = start + whole.clone() * Ix::Const(run);
+        let end = hi - first.clone();
+        // A whole tile leaves nothing.
+        let rest =
+            end.min((Ix::Const(i64::from(b.pass.schedule.warp)) - whole.clone()) * Ix::Const(run));
+        b.serial("t", AxisSet::of(time), Ix::Const(0), rest, 1, |b, t| {
+            let local = whole * Ix::Const(piece(b.pass)) + t.clone();
+            one(b, &(first + t), local, 0);
+        });
+    }
+    b.stored.clear();
+    b.stmt(Stmt::Meet);
+    b.shared = Some(time);
+    b.block(AxisSet::of(time), |b| after(b, stage, &own, known));
+    b.shared = Some(stage.axis);
+}
+
+/// What the states need of this thread's run.
+fn before(b: &mut Builder<'_>, stage: &Stage, own: &Run) {
+    let steps = i64::from(b.pass.schedule.tile);
+    let mut values: Vec<Vec<Reg>> = Vec::new();
+    for k in 0..steps {
+        values.push(at_step(b, own, k, |b| {
+            stage.before.iter().map(|&(id, _)| b.value(id)).collect()
+        }));
+    }
+    let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+    for (v, &(_, buf)) in stage.before.iter().enumerate() {
+        for (k, at) in values.iter().enumerate() {
+            let ix = thread.clone() * Ix::Const(piece(b.pass)) + Ix::Const(k as i64);
+            b.stmt(Stmt::Store(buf, ix, at[v]));
+        }
+    }
+}
+
+/// What a step reads of memory.
+fn loads(b: &mut Builder<'_>, stage: &Stage) {
+    for &(id, _) in &stage.before {
+        b.value(id);
+    }
+    for &id in &stage.inputs {
+        b.each_copy(&[stage.axis], &mut |b| {
+            b.value(id);
+        });
+    }
+}
+
+/// One step of the states, and this thread's part of each sum.
+fn between(b: &mut Builder<'_>, stage: &Stage) {
+    registers::step(b, &stage.slots, &stage.held, |b| {
+        let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+        for &(sum, buf) in &stage.sums {
+            let part = b.part(sum.op, sum.axis, sum.x);
+            let ix = thread.clone() * Ix::Const(row(b.pass) + GAP) + b.local.clone();
+            b.stmt(Stmt::Store(buf, ix, part));
+        }
+    });
+}
+
+/// The outputs of this thread's run.
+fn after(b: &mut Builder<'_>, stage: &Stage, own: &Run, known: HashMap<(NodeId, Vec<i64>), Reg>) {
+    let pass = b.pass;
+    let graph = &pass.recurrence.graph;
+    if let Some(frame) = b.frames.last_mut() {
+        frame.memo.extend(known);
+    }
+    let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+    let all: Vec<usize> = (0..pass.recurrence.outputs.len()).collect();
+    let mut values = Vec::new();
+    for k in 0..i64::from(pass.schedule.tile) {
+        at_step(b, own, k, |b| {
+            for &(sum, buf) in &stage.sums {
+                let local = thread.clone() * Ix::Const(piece(pass)) + Ix::Const(k);
+                let part = |b: &mut Builder<'_>, of: i64| {
+                    let ix = Ix::Const(of * (row(pass) + GAP)) + local.clone();
+                    b.set(b.ty(), Rhs::Load(buf, ix))
+                };
+                let mut total = part(b, 0);
+                for of in 1..i64::from(pass.schedule.warp) {
+                    let other = part(b, of);
+                    let both = Rhs::Op(LoopOp::Math(reduce_op(sum.op)), vec![total, other]);
+                    total = b.set(b.ty(), both);
+                }
+                let key = (sum.id, b.copy_key(graph.axes(sum.id)));
+                if let Some(frame) = b.frames.last_mut() {
+                    frame.memo.insert(key, total);
+                }
+            }
+            values.extend(outputs(b, &all, k));
+        });
+    }
+    store(b, own, &values);
+}
