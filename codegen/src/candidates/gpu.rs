@@ -57,7 +57,13 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, compute: Ty, gpu: &Gpu) 
         tiles: 1,
         resident: 0,
     };
-    let scanned = scanned(&base, steps, points, wanted, (words > 1, scan.resets()));
+    // Asked once: of the many ways to scan, a plan would refuse one after another.
+    let scans = structure.untileable.is_none() && structure.state_inner.iter().count() < 2;
+    let scanned = if scans {
+        scanned(&base, steps, points, wanted, (words > 1, scan.resets()))
+    } else {
+        Vec::new()
+    };
     let apart = apart(&base, steps, (points, states), wanted, time_last);
     let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
