@@ -2,16 +2,14 @@
 //! affine in the adjoint states, prints as a text that parses, and keeps its meaning when it is simplified.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::BTreeMap;
-
+#[path = "../../dsl/tests/common/adjoint.rs"]
+mod adjoint;
 #[path = "../../dsl/tests/common/difference.rs"]
 mod difference;
 
+use adjoint::{Run, adjoint, parallel};
 use difference::Call;
-use selscan_dsl::{
-    Adjoint, Array, AxisId, AxisIndex, AxisSet, Class, Inputs, Node, Outputs, Recurrence, Scan,
-    bind_extents, eval, simplify,
-};
+use selscan_dsl::{Array, Class, Outputs, Recurrence, Scan, bind_extents, simplify};
 use selscan_models::{CATALOGUE, Model};
 
 /// SplitMix64 (Steele, Lea & Flood 2014).
@@ -68,30 +66,13 @@ fn gradients_are_central_differences() {
     }
 }
 
-/// The adjoint of a model, by everything, for callers who give everything optional or nothing.
-fn adjoint(model: &Model, all: bool, packed: bool) -> (Recurrence, Adjoint) {
-    let mut r = model.recurrence().unwrap().specialize(&|_| all);
-    let inputs = r.inputs.iter().map(|i| i.name.clone());
-    let names: Vec<String> = inputs
-        .chain(r.states.iter().map(|s| s.name.clone()))
-        .collect();
-    if packed {
-        r = r.with_boundaries();
-    }
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let adjoint = r
-        .vjp(&names)
-        .unwrap_or_else(|e| panic!("{}: {e}", model.name));
-    (r, adjoint)
-}
-
 const CALLS: [(bool, bool); 3] = [(true, false), (false, false), (true, true)];
 
 #[test]
 fn adjoints_are_affine_in_the_adjoint_states() {
     for model in CATALOGUE {
         for (all, packed) in CALLS {
-            let (r, adjoint) = adjoint(model, all, packed);
+            let (r, adjoint) = adjoint(&model.recurrence().unwrap(), all, packed);
             let primal = r
                 .split_directions()
                 .iter()
@@ -124,7 +105,9 @@ fn adjoints_are_affine_in_the_adjoint_states() {
 fn adjoints_are_texts() {
     for model in CATALOGUE {
         for (all, packed) in CALLS {
-            let mut r = adjoint(model, all, packed).1.recurrence;
+            let mut r = adjoint(&model.recurrence().unwrap(), all, packed)
+                .1
+                .recurrence;
             let several = r.outputs.len() > 1;
             for (i, output) in r.outputs.iter_mut().enumerate() {
                 // The names that a text gives.
@@ -144,71 +127,13 @@ fn adjoints_are_texts() {
     }
 }
 
-/// An adjoint and everything that it takes in a call.
-struct Run {
-    primal: Recurrence,
-    adjoint: Adjoint,
-    tensors: BTreeMap<String, Array>,
-    initial: BTreeMap<String, Array>,
-}
-
-impl Run {
-    fn new(model: &Model, case: &Call, all: bool, packed: bool) -> Run {
-        let (primal, adjoint) = adjoint(model, all, packed);
-        let mut tensors = case.inputs.tensors.clone();
-        if let Some(seq_idx) = &case.inputs.seq_idx {
-            let given = case.r.specialize(&|_| all);
-            tensors.extend(given.boundary_inputs(seq_idx));
-        }
-        let forward = adjoint.forward(&primal);
-        let inputs = Inputs {
-            tensors: tensors.clone(),
-            initial: case.inputs.initial.clone(),
-            ..Inputs::new()
-        };
-        let states = eval(&forward, &inputs).unwrap();
-        for (saved, output) in adjoint
-            .saved
-            .iter()
-            .zip(&forward.outputs[primal.outputs.len()..])
-        {
-            tensors.insert(saved.name.clone(), states.tensors[&output.name].clone());
-        }
-        for (output, d) in &adjoint.cotangents {
-            tensors.insert(d.clone(), case.cotangents.tensors[output].clone());
-        }
-        let last = adjoint.states.iter();
-        let initial = last.map(|(h, d)| (d.clone(), case.cotangents.last[h].clone()));
-        Run {
-            initial: initial.collect(),
-            primal,
-            adjoint,
-            tensors,
-        }
-    }
-
-    /// A recurrence that is made of the adjoint.
-    fn call(&self, r: &Recurrence, tensors: &BTreeMap<String, Array>) -> Outputs {
-        let mut own = Inputs::new();
-        for decl in &r.inputs {
-            own = own.with(&decl.name, tensors[&decl.name].clone());
-        }
-        for decl in &r.states {
-            if let Some(d) = self.initial.get(&decl.name) {
-                own = own.with_initial(&decl.name, d.clone());
-            }
-        }
-        eval(r, &own).unwrap_or_else(|e| panic!("{}: {e}", r.name))
-    }
-}
-
 /// In single directions, complex numbers split and simplified, the adjoint still means the same.
 #[test]
 fn simplified_adjoints_mean_the_same() {
     for (i, model) in CATALOGUE.iter().enumerate() {
         for (all, packed) in CALLS {
             let case = call(model, 5, all, packed, 1000 + i as u64);
-            let run = Run::new(model, &case, all, packed);
+            let run = Run::new(&case, all);
             let wanted = run.call(&run.adjoint.recurrence, &run.tensors);
             let mut tensors = run.tensors.clone();
             let mut found = Outputs::default();
@@ -235,35 +160,13 @@ fn near(x: &Array, y: &Array, what: &str) {
     }
 }
 
-/// The axes that a model's own kernel is parallel over: in every state and output, and nowhere reduced, shifted or
-/// read under another name.
-fn parallel(r: &Recurrence) -> AxisSet {
-    let of = |axes: &[AxisId]| axes.iter().copied().collect::<AxisSet>();
-    let states = r.states.iter().map(|s| of(&s.axes));
-    let every = states.chain(r.outputs.iter().map(|o| of(&o.axes)));
-    let mut axes = every.reduce(AxisSet::intersect).unwrap().without(r.time);
-    for id in r.graph.reachable(&r.roots()) {
-        match r.graph.node(id) {
-            Node::Reduce { axis, .. } | Node::Shift { axis, .. } => axes = axes.without(*axis),
-            Node::State { state, index, .. } => {
-                let declared = r.state(*state).axes.iter().zip(index);
-                for (&a, _) in declared.filter(|(a, i)| **i != AxisIndex::At(**a)) {
-                    axes = axes.without(a);
-                }
-            }
-            _ => {}
-        }
-    }
-    axes
-}
-
 /// With the reductions moved out, the adjoint is parallel over what the model is, and gives the same gradients.
 #[test]
 fn partial_adjoints_are_parallel_and_mean_the_same() {
     for (i, model) in CATALOGUE.iter().enumerate() {
         for (all, packed) in CALLS {
             let case = call(model, 5, all, packed, 2000 + i as u64);
-            let run = Run::new(model, &case, all, packed);
+            let run = Run::new(&case, all);
             let axes = parallel(&run.primal);
             let partial = run.adjoint.recurrence.partial(axes);
             let r = &partial.recurrence;
@@ -299,7 +202,7 @@ fn deferred_adjoints_mean_the_same() {
     for (i, model) in CATALOGUE.iter().enumerate() {
         for (all, packed) in CALLS {
             let case = call(model, 5, all, packed, 3000 + i as u64);
-            let run = Run::new(model, &case, all, packed);
+            let run = Run::new(&case, all);
             let wanted = run.call(&run.adjoint.recurrence, &run.tensors);
             let deferred = run.adjoint.recurrence.deferred();
             let mut found = run.call(&deferred.recurrence, &run.tensors);
