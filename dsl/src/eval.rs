@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use crate::array::{Array, Inputs, Outputs};
 use crate::axis::{AxisId, Extents};
 use crate::recurrence::{InputKind, Recurrence};
-use crate::shape::{ShapeError, axis_names, bind_extents};
+use crate::shape::{ShapeError, axis_names, bind};
 use crate::vjp::VjpError;
 pub use gradients::gradients;
 use machine::Machine;
@@ -78,8 +78,18 @@ pub fn eval_with_bound(r: &Recurrence, inputs: &Inputs) -> Result<(Outputs, Outp
     run(r, inputs, true)
 }
 
+/// The same with the extents of the axes known: those of a recurrence that this one was made of. Its inputs need not
+/// have every axis of its outputs and states then, as those of an adjoint may not.
+///
+/// # Errors
+/// [`EvalError`] where the inputs do not fit the recurrence and the extents.
+pub fn eval_at(r: &Recurrence, inputs: &Inputs, extents: &Extents) -> Result<Outputs, EvalError> {
+    let call = Call::new(r, inputs, Some(extents), &[])?;
+    Ok(run_call(&call, &inputs.initial, false)?.0)
+}
+
 fn run(r: &Recurrence, inputs: &Inputs, bound: bool) -> Result<(Outputs, Outputs), EvalError> {
-    let call = Call::new(r, inputs, &[])?;
+    let call = Call::new(r, inputs, None, &[])?;
     run_call(&call, &inputs.initial, bound)
 }
 
@@ -91,17 +101,18 @@ struct Call {
 }
 
 impl Call {
-    /// `shapes` are known beside those of the inputs.
+    /// The extents `known` and `shapes` are there beside the shapes of the inputs.
     fn new(
         r: &Recurrence,
         inputs: &Inputs,
+        known: Option<&Extents>,
         shapes: &[(&str, &[usize])],
     ) -> Result<Self, EvalError> {
         check(r, inputs)?;
         let mut r = r.specialize(&|name| inputs.has(name));
         let given = inputs.tensors.iter().chain(&inputs.initial);
         let given = given.map(|(name, x)| (name.as_str(), x.shape.as_slice()));
-        let extents = bind_extents(&r, given.chain(shapes.iter().copied()))?;
+        let extents = bind(&r, known, given.chain(shapes.iter().copied()))?;
         let mut tensors = inputs.tensors.clone();
         if let Some(seq_idx) = &inputs.seq_idx {
             check_seq_idx(&r, &extents, seq_idx)?;

@@ -39,7 +39,7 @@ pub use axis::{AxisDecl, AxisId, AxisSet, Extents};
 pub use check::{check_tokens, parse_file, parse_syntax};
 pub use deferred::Deferred;
 pub use diagnostic::{Diagnostic, ParseError, SpannedDiagnostic};
-pub use eval::{EvalError, eval, eval_with_bound, gradients};
+pub use eval::{EvalError, eval, eval_at, eval_with_bound, gradients};
 pub use expr::{AxisIndex, Graph, InputId, Node, NodeId, Part, ReduceOp, StateId, Type, When};
 pub use op::Op;
 pub use pairs::{Pair, Pairs, Parts};

@@ -149,10 +149,11 @@ pub(crate) fn added(r: &mut Recurrence, state: StateId) -> Option<NodeId> {
         return None;
     }
     let own = r.read_state(state, When::Prev);
-    let x = match r.graph.node(update) {
+    let x = match r.graph.node(update).clone() {
         _ if update == own => r.graph.constant(0.0),
         Node::Op(Op::Add, xs) if xs[0] == own => xs[1],
         Node::Op(Op::Add, xs) if xs[1] == own => xs[0],
+        Node::Op(Op::Sub, xs) if xs[0] == own => fold(&mut r.graph, Op::Neg, &[xs[1]]),
         _ => return None,
     };
     let read =

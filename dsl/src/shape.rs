@@ -125,6 +125,16 @@ pub fn bind_extents<'a>(
     r: &Recurrence,
     shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>,
 ) -> Result<Extents, ShapeError> {
+    bind(r, None, shapes)
+}
+
+/// The same where extents are known already, for example those of a recurrence that this one was made of: the shapes must
+/// fit them.
+pub(crate) fn bind<'a>(
+    r: &Recurrence,
+    known: Option<&Extents>,
+    shapes: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+) -> Result<Extents, ShapeError> {
     let all = declared(r);
     let mut passed: Vec<Option<&[usize]>> = vec![None; all.len()];
     for (name, shape) in shapes {
@@ -137,6 +147,12 @@ pub fn bind_extents<'a>(
         r,
         extents: vec![None; r.axes.len()],
     };
+    for (i, &extent) in known.iter().flat_map(|known| known.0.iter().enumerate()) {
+        let axis = AxisId(i as u8);
+        if i < r.axes.len() && r.canonical(axis) == axis {
+            binding.extents[i] = Some((extent, axis, r.name.clone()));
+        }
+    }
     for (i, d) in all.iter().enumerate() {
         match passed[i] {
             Some(shape) => binding.bind(d.name, d.axes, shape)?,

@@ -2,10 +2,13 @@
 //! recurrences. What is not smooth is compared with PyTorch's choice.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "common/adjoint.rs"]
+mod adjoint;
 mod common;
 #[path = "common/difference.rs"]
 mod difference;
 
+use adjoint::Run;
 use common::{EXTENTS, Random, inputs, recurrence};
 use difference::{Call, Counts};
 use selscan_dsl::op::TABLE;
@@ -20,7 +23,10 @@ fn extents(r: &Recurrence) -> Extents {
 fn check(r: &Recurrence, inputs: Inputs, random: &mut Random) -> Counts {
     let mut number = || random.number();
     let call = Call::new(r, inputs, &extents(r), &mut number);
-    call.check(3, &mut number).unwrap_or_else(|e| panic!("{e}"))
+    let counts = call.check(3, &mut number);
+    let error = Run::new(&call).apart(false);
+    assert!(error <= 1e-9, "apart: {error:e}\n{r}");
+    counts.unwrap_or_else(|e| panic!("{e}"))
 }
 
 fn check_text(text: &str) {

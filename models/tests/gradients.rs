@@ -7,9 +7,9 @@ mod adjoint;
 #[path = "../../dsl/tests/common/difference.rs"]
 mod difference;
 
-use adjoint::{Run, adjoint, parallel};
+use adjoint::{Run, adjoint};
 use difference::Call;
-use selscan_dsl::{Array, Class, Outputs, Recurrence, Scan, bind_extents, simplify};
+use selscan_dsl::{Array, Class, Outputs, Recurrence, Scan};
 use selscan_models::{CATALOGUE, Model};
 
 /// SplitMix64 (Steele, Lea & Flood 2014).
@@ -72,7 +72,7 @@ const CALLS: [(bool, bool); 3] = [(true, false), (false, false), (true, true)];
 fn adjoints_are_affine_in_the_adjoint_states() {
     for model in CATALOGUE {
         for (all, packed) in CALLS {
-            let (r, adjoint) = adjoint(&model.recurrence().unwrap(), all, packed);
+            let (r, adjoint) = adjoint(&model.recurrence().unwrap(), &|_| all, packed);
             let primal = r
                 .split_directions()
                 .iter()
@@ -105,7 +105,7 @@ fn adjoints_are_affine_in_the_adjoint_states() {
 fn adjoints_are_texts() {
     for model in CATALOGUE {
         for (all, packed) in CALLS {
-            let mut r = adjoint(&model.recurrence().unwrap(), all, packed)
+            let mut r = adjoint(&model.recurrence().unwrap(), &|_| all, packed)
                 .1
                 .recurrence;
             let several = r.outputs.len() > 1;
@@ -133,7 +133,7 @@ fn simplified_adjoints_mean_the_same() {
     for (i, model) in CATALOGUE.iter().enumerate() {
         for (all, packed) in CALLS {
             let case = call(model, 5, all, packed, 1000 + i as u64);
-            let run = Run::new(&case, all);
+            let run = Run::new(&case);
             let wanted = run.call(&run.adjoint.recurrence, &run.tensors);
             let mut tensors = run.tensors.clone();
             let mut found = Outputs::default();
@@ -151,78 +151,25 @@ fn simplified_adjoints_mean_the_same() {
     }
 }
 
-/// Rewriting changes the rounding: relative to the largest value.
-fn near(x: &Array, y: &Array, what: &str) {
-    assert_eq!((&x.shape, x.complex), (&y.shape, y.complex), "{what}");
-    let most = y.max_abs().max(1.0);
-    for (x, y) in x.data.iter().zip(&y.data) {
-        assert!((x - y).abs() <= 1e-11 * most, "{what}: {x} {y}");
-    }
-}
-
-/// With the reductions moved out, the adjoint is parallel over what the model is, and gives the same gradients.
+/// With reductions and what is constant in time apart, the adjoint is parallel over what the model is, and gives the same
+/// gradients.
 #[test]
-fn partial_adjoints_are_parallel_and_mean_the_same() {
-    for (i, model) in CATALOGUE.iter().enumerate() {
-        for (all, packed) in CALLS {
-            let case = call(model, 5, all, packed, 2000 + i as u64);
-            let run = Run::new(&case, all);
-            let axes = parallel(&run.primal);
-            let partial = run.adjoint.recurrence.partial(axes);
-            let r = &partial.recurrence;
-            let wanted = run.call(&run.adjoint.recurrence, &run.tensors);
-            let given = run
-                .tensors
-                .iter()
-                .map(|(n, x)| (n.as_str(), x.shape.as_slice()));
-            let known = |name: &str| run.adjoint.recurrence.input_named(name).is_some();
-            let given = given.filter(|(name, _)| known(name));
-            let initial = run
-                .initial
-                .iter()
-                .map(|(n, x)| (n.as_str(), x.shape.as_slice()));
-            let extents = bind_extents(&run.adjoint.recurrence, given.chain(initial)).unwrap();
-            for r in [r.clone(), simplify(r)] {
-                assert!(axes.is_subset(parallel(&r)), "{}\n{r}", model.name);
-                let found = partial.complete(run.call(&r, &run.tensors), &extents);
-                assert_eq!(found.tensors.len(), wanted.tensors.len());
-                for (name, x) in wanted.tensors.iter().chain(&wanted.last) {
-                    let found = found.tensors.get(name).or(found.last.get(name)).unwrap();
-                    near(found, x, &format!("{} {name}", model.name));
-                }
-            }
-        }
-    }
-}
-
-/// The gradients by what is constant in time are sums over time and one step after it, and the same.
-#[test]
-fn deferred_adjoints_mean_the_same() {
+fn adjoints_apart_are_parallel_and_mean_the_same() {
     let mut deferring = Vec::new();
     for (i, model) in CATALOGUE.iter().enumerate() {
         for (all, packed) in CALLS {
-            let case = call(model, 5, all, packed, 3000 + i as u64);
-            let run = Run::new(&case, all);
-            let wanted = run.call(&run.adjoint.recurrence, &run.tensors);
-            let deferred = run.adjoint.recurrence.deferred();
-            let mut found = run.call(&deferred.recurrence, &run.tensors);
-            if let Some(after) = &deferred.after {
+            let case = call(model, 5, all, packed, 2000 + i as u64);
+            let run = Run::new(&case);
+            for simplified in [false, true] {
+                let error = run.apart(simplified);
+                assert!(error <= 1e-11, "{} {simplified}: {error:e}", model.name);
+            }
+            if run.adjoint.recurrence.deferred().after.is_some() {
                 deferring.push(model.name);
-                let mut tensors = run.tensors.clone();
-                tensors.extend(found.last.clone());
-                found.last.extend(run.call(after, &tensors).last);
             }
-            for (name, x) in wanted.tensors.iter().chain(&wanted.last) {
-                let found = found.tensors.get(name).or(found.last.get(name)).unwrap();
-                near(found, x, &format!("{} {name}", model.name));
-            }
-            // The sums are as parallel as the model.
-            let axes = parallel(&run.primal);
-            let partial = deferred.recurrence.partial(axes).recurrence;
-            assert!(axes.is_subset(parallel(&partial)), "{partial}");
         }
     }
-    println!("{deferring:?}");
+    // Systems that are constant in time have factors that are.
     for name in [
         "s4d_zoh",
         "s4d_bilinear",
@@ -234,4 +181,13 @@ fn deferred_adjoints_mean_the_same() {
         assert!(deferring.contains(&name), "{name}");
     }
     assert!(!deferring.contains(&"selective_scan"));
+}
+
+/// Rewriting changes the rounding: relative to the largest value.
+fn near(x: &Array, y: &Array, what: &str) {
+    assert_eq!((&x.shape, x.complex), (&y.shape, y.complex), "{what}");
+    let most = y.max_abs().max(1.0);
+    for (x, y) in x.data.iter().zip(&y.data) {
+        assert!((x - y).abs() <= 1e-11 * most, "{what}: {x} {y}");
+    }
 }

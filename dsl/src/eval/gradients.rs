@@ -42,7 +42,7 @@ pub fn gradients(
         check_array(name, x, complex)?;
         shapes.push((name.as_str(), x.shape.as_slice()));
     }
-    let primal = Call::new(r, inputs, &shapes)?;
+    let primal = Call::new(r, inputs, None, &shapes)?;
     let adjoint = primal.r.vjp(wrt)?;
 
     let mut forward = primal;

@@ -269,3 +269,28 @@ fn wrong_inputs_are_named() {
         .to_string();
     assert!(error.contains("`twice` is a flag"), "{error}");
 }
+
+/// Extents that no input says, and one that says another.
+#[test]
+fn known_extents_are_taken_and_held() {
+    let r = parse(
+        "fn f(x: Tensor<L>, n: Option<Tensor<N>>, h: State<N>) -> Tensor<L, N> { h = h + x + n; h }",
+    );
+    let inputs = Inputs::new().with("x", Array::real(&[2], vec![1.0, 2.0]));
+    assert!(eval(&r, &inputs).is_err());
+    let extents = |l: usize| {
+        Extents(
+            r.axes
+                .iter()
+                .map(|a| if a.name == "L" { l } else { 3 })
+                .collect(),
+        )
+    };
+    let out = eval_at(&r, &inputs, &extents(2)).unwrap();
+    assert_eq!(out.last["h"].data, [3.0; 3]);
+    let error = eval_at(&r, &inputs, &extents(4)).unwrap_err().to_string();
+    assert!(
+        error.contains("axis L of `x` has the extent 2, but 4 in `f`"),
+        "{error}"
+    );
+}

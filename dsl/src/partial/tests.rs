@@ -7,7 +7,7 @@ use crate::{Inputs, bind_extents, eval};
 fn partial(body: &str, wanted: &[(&str, usize)]) -> Partial {
     let text = format!(
         "fn f(x: Tensor<L, D, N>, y: Tensor<L, N>, w: Tensor<D>, s: State<N>, h: State<D>) -> Tensor<L, N> {{
-            s = s + y; h = h + sum::<N>(x * y) * w; {body} + 0 * s + 0 * sum::<D>(h) }}"
+            s = s - y; h = h + sum::<N>(x * y) * w; {body} + 0 * s + 0 * sum::<D>(h) }}"
     );
     let r = Recurrence::parse(&text).unwrap_or_else(|e| panic!("{text}\n{e}"));
     let count = |shape: &[usize]| {

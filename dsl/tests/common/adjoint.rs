@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 
 use selscan_dsl::{
-    Adjoint, Array, AxisId, AxisIndex, AxisSet, Inputs, Node, Outputs, Recurrence, eval,
+    Adjoint, Array, AxisId, AxisIndex, AxisSet, Extents, Inputs, Node, Outputs, Recurrence,
+    eval_at, simplify,
 };
 
 use super::difference::Call;
 
-/// The recurrence for callers who give everything optional or nothing, and its adjoint by everything.
-pub fn adjoint(r: &Recurrence, all: bool, packed: bool) -> (Recurrence, Adjoint) {
-    let mut r = r.specialize(&|_| all);
+/// The recurrence for callers who give these inputs, and its adjoint by everything.
+pub fn adjoint(
+    r: &Recurrence,
+    given: &dyn Fn(&str) -> bool,
+    packed: bool,
+) -> (Recurrence, Adjoint) {
+    let mut r = r.specialize(given);
     let inputs = r.inputs.iter().map(|i| i.name.clone());
     let names: Vec<String> = inputs
         .chain(r.states.iter().map(|s| s.name.clone()))
@@ -27,16 +32,21 @@ pub fn adjoint(r: &Recurrence, all: bool, packed: bool) -> (Recurrence, Adjoint)
 pub struct Run {
     pub primal: Recurrence,
     pub adjoint: Adjoint,
+    extents: Extents,
     pub tensors: BTreeMap<String, Array>,
     pub initial: BTreeMap<String, Array>,
 }
 
 impl Run {
-    pub fn new(case: &Call, all: bool) -> Run {
-        let (primal, adjoint) = adjoint(&case.r, all, case.inputs.seq_idx.is_some());
+    pub fn new(case: &Call) -> Run {
+        let (primal, adjoint) = adjoint(
+            &case.r,
+            &|name| case.inputs.has(name),
+            case.inputs.seq_idx.is_some(),
+        );
         let mut tensors = case.inputs.tensors.clone();
         if let Some(seq_idx) = &case.inputs.seq_idx {
-            let given = case.r.specialize(&|_| all);
+            let given = case.r.specialize(&|name| case.inputs.has(name));
             tensors.extend(given.boundary_inputs(seq_idx));
         }
         let forward = adjoint.forward(&primal);
@@ -45,7 +55,7 @@ impl Run {
             initial: case.inputs.initial.clone(),
             ..Inputs::new()
         };
-        let states = eval(&forward, &inputs).unwrap();
+        let states = eval_at(&forward, &inputs, &case.extents).unwrap();
         for (saved, output) in adjoint
             .saved
             .iter()
@@ -62,6 +72,7 @@ impl Run {
             initial: initial.collect(),
             primal,
             adjoint,
+            extents: case.extents.clone(),
             tensors,
         }
     }
@@ -82,7 +93,8 @@ impl Run {
 
     /// What it computes.
     pub fn call(&self, r: &Recurrence, tensors: &BTreeMap<String, Array>) -> Outputs {
-        eval(r, &self.inputs(r, tensors)).unwrap_or_else(|e| panic!("{}: {e}", r.name))
+        eval_at(r, &self.inputs(r, tensors), &self.extents)
+            .unwrap_or_else(|e| panic!("{}: {e}", r.name))
     }
 }
 
@@ -106,4 +118,38 @@ pub fn parallel(r: &Recurrence) -> AxisSet {
         }
     }
     axes
+}
+
+impl Run {
+    /// Deferred, partial over what the primal is parallel over, and simplified if asked for, the adjoint gives the same
+    /// gradients. Returns the largest difference, relative to the largest value of each (or to 1).
+    pub fn apart(&self, simplified: bool) -> f64 {
+        let wanted = self.call(&self.adjoint.recurrence, &self.tensors);
+        let deferred = self.adjoint.recurrence.deferred();
+        let axes = parallel(&self.primal);
+        let partial = deferred.recurrence.partial(axes);
+        let (mut r, mut after) = (partial.recurrence.clone(), deferred.after.clone());
+        if simplified {
+            (r, after) = (simplify(&r), after.map(|after| simplify(&after)));
+        }
+        assert!(axes.is_subset(parallel(&r)), "{axes:?}\n{r}");
+        let found = self.call(&r, &self.tensors);
+        let mut found = partial.complete(found, &self.extents);
+        if let Some(after) = after {
+            let mut tensors = self.tensors.clone();
+            tensors.extend(found.last.clone());
+            found.last.extend(self.call(&after, &tensors).last);
+        }
+        assert_eq!(found.tensors.len(), wanted.tensors.len());
+        let mut worst = 0.0f64;
+        for (name, y) in wanted.tensors.iter().chain(&wanted.last) {
+            let x = found.tensors.get(name).or(found.last.get(name)).unwrap();
+            assert_eq!((&x.shape, x.complex), (&y.shape, y.complex), "{name}");
+            let most = y.max_abs().max(1.0);
+            for (x, y) in x.data.iter().zip(&y.data) {
+                worst = worst.max((x - y).abs() / most);
+            }
+        }
+        worst
+    }
 }

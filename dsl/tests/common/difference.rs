@@ -14,6 +14,7 @@ const SHORT: f64 = 2e-6;
 pub struct Call {
     pub r: Recurrence,
     pub inputs: Inputs,
+    pub extents: Extents,
     pub cotangents: Outputs,
 }
 
@@ -44,6 +45,7 @@ impl Call {
         Call {
             r: r.clone(),
             inputs,
+            extents: extents.clone(),
             cotangents,
         }
     }
