@@ -275,15 +275,6 @@ impl Lift {
             // Only below another reduction's reads could this be; it is no sum.
             return None;
         }
-        if let (Node::Op(Op::Mul, xs), None) = (&node, self.group) {
-            let len = Node::Extent(self.axis);
-            for (len_at, x) in [(xs[0], xs[1]), (xs[1], xs[0])] {
-                // Σ of what does not vary.
-                if *g.node(len_at) == len && matches!(self.value(g, x), Some(Form::Free(_))) {
-                    return Some(Form::Sum(x));
-                }
-            }
-        }
         let mut forms = Vec::new();
         for x in node.operands() {
             forms.push(self.value(g, x)?);

@@ -272,7 +272,7 @@ fn random_recurrences() {
     let mut random = Random(23);
     let mut total = Counts::default();
     let mut adjoints = 0;
-    for i in 0..600 {
+    for i in 0..400 {
         let r = recurrence(&mut random, i % 3 == 0);
         let given = inputs(&r, &mut random);
         let out = eval(&r, &given).unwrap();
@@ -290,7 +290,7 @@ fn random_recurrences() {
         }
     }
     println!("{total:?} {adjoints}");
-    assert!(total.compared > 3000, "{total:?}");
+    assert!(total.compared > 2000, "{total:?}");
     assert!(total.rough < total.compared / 5, "{total:?}");
 }
 
