@@ -66,12 +66,15 @@ fn has_room(plan: &Plan) -> bool {
         let shared: u64 = shared_inputs(pass).iter().map(bytes).sum();
         let own = match Parts::of(pass) {
             Ok(parts) if s.order == Order::Staged => {
-                let items = u64::from(s.threads / s.warp.max(1));
-                items * exchange_bytes(pass, &parts, plan.compute.storage())
+                exchange_bytes(pass, &parts, plan.compute.storage())
             }
             _ => 0,
         };
-        shared * u64::from(s.share > 0) + own <= SHARED_PER_THREAD * u64::from(s.threads)
+        let most = match s.order {
+            Order::Staged => 3 * SHARED_PER_THREAD,
+            _ => SHARED_PER_THREAD,
+        };
+        shared * u64::from(s.share > 0) + own <= most * u64::from(s.threads)
     })
 }
 

@@ -160,7 +160,7 @@ fn scanned(
     out
 }
 
-/// The states of a channel over a few threads, 8 or 4 a thread: as few threads as are enough.
+/// The states of a channel over a few threads, some of them each: as few threads as are enough.
 fn staged(
     base: &Schedule,
     steps: usize,
@@ -168,29 +168,35 @@ fn staged(
     wanted: usize,
 ) -> Vec<Schedule> {
     let mut out = Vec::new();
-    if steps < 64 {
+    // Fewer states leave threads too little to do between their meetings.
+    if steps < 64 || states < 16 {
         return out;
     }
-    for held in [8, 4] {
+    let large = states > 32;
+    for held in if large { [8, 16] } else { [8, 4] } {
         let warp = states / held;
         let all = points.saturating_mul(warp);
         // Half as many threads as are wanted are better than a scan, which has more to do.
-        let enough = if held == 8 { wanted * 2 } else { wanted / 2 };
+        let enough = match (large, held) {
+            (true, _) => wanted,
+            (false, 8) => wanted * 2,
+            (false, _) => wanted / 2,
+        };
         if states % held > 0 || !(2..=32).contains(&warp) || all < enough {
             continue;
         }
-        // Small blocks where they are few: their last ones leave fewer multiprocessors idle.
+        // (threads, resident): small blocks where they are few, so that the last ones leave fewer multiprocessors idle.
         let blocks: &[(u32, u32)] = match held {
+            _ if large => &[(256, 2), (128, 3)],
             8 => &[(128, 5), (64, 10)],
             _ if all < wanted => &[(64, 8), (128, 4)],
             _ => &[(256, 2), (128, 4)],
         };
-        for &(threads, resident) in blocks {
-            for tile in [8, 4] {
-                for unroll in [8, 4] {
-                    if unroll > tile {
-                        continue;
-                    }
+        // Runs are short where many threads share: each has a place for the others' sums.
+        let tiles: &[u32] = if large { &[4, 2] } else { &[8, 4] };
+        for &tile in tiles {
+            for &(threads, resident) in blocks {
+                for unroll in [tile, tile / 2] {
                     out.push(Schedule {
                         order: Order::Staged,
                         tile,

@@ -131,10 +131,11 @@ fn rows(pass: &Pass) -> i64 {
     (row(pass) + GAP) * i64::from(pass.schedule.warp)
 }
 
-/// The bytes that an item's threads have in common.
+/// The bytes that the threads of a block's items have in common, item by item.
 pub(crate) fn exchange_bytes(pass: &Pass, parts: &Parts, compute: Dtype) -> u64 {
     let elements = parts.before.len() as i64 * row(pass) + parts.sums.len() as i64 * rows(pass);
-    elements as u64 * compute.bytes() as u64
+    let items = pass.schedule.threads / pass.schedule.warp.max(1);
+    u64::from(items) * elements as u64 * compute.bytes() as u64
 }
 
 /// What the threads of an item have in common.

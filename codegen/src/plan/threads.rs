@@ -79,14 +79,12 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
     if (states / u64::from(s.warp)).saturating_mul(u64::from(s.tile)) > MOST_STAGED {
         return no("a thread would unroll too many points; use a smaller tile or a larger warp");
     }
-    let items = u64::from(s.threads / s.warp);
-    let bytes = items * exchange_bytes(pass, &parts, options.compute_dtype());
+    let bytes = exchange_bytes(pass, &parts, options.compute_dtype());
     let most = target
         .gpu
         .as_ref()
         .map_or(0, |g| u64::from(g.shared_per_block));
-    // What the block's items share needs room as well.
-    if bytes > most * 3 / 4 {
+    if bytes > most {
         return no(
             "its threads have no room for what they have in common; use a smaller tile or fewer threads",
         );
@@ -143,9 +141,14 @@ pub(super) fn check_share(
         .gpu
         .as_ref()
         .map_or(0, |g| u64::from(g.shared_per_block));
-    if bytes > most || s.share > 2 {
+    let own = match Parts::of(pass) {
+        Ok(parts) if s.order == Order::Staged => exchange_bytes(pass, &parts, compute),
+        _ => 0,
+    };
+    if bytes + own > most || s.share > 2 {
         return no(format!(
-            "a tile of the inputs is {bytes} bytes, of at most {most}"
+            "a tile of the inputs is {bytes} bytes, of at most {}",
+            most.saturating_sub(own)
         ));
     }
     Ok(())
