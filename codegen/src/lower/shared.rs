@@ -141,9 +141,14 @@ fn stored(pass: &Pass, input: InputId, compute: Dtype) -> Dtype {
 /// The bytes of an input's tile, and of what arrives for the next one.
 pub(crate) fn shared_bytes(pass: &Pass, input: InputId, compute: Dtype) -> u64 {
     let (_, dtype) = pass.inputs[input.0 as usize];
-    let arrives = pass.schedule.share == 2 && pass.schedule.ahead > 0;
+    let stored = stored(pass, input, compute);
+    let axes = &pass.recurrence.inputs[input.0 as usize].axes;
+    let turned =
+        axes.last() == Some(&pass.recurrence.time) && pass.schedule.order != Order::Scanned;
+    // What is copied as it is goes to its place at once.
+    let arrives = pass.schedule.ahead > 0 && (stored != dtype || turned);
     let next = if arrives { dtype.bytes() } else { 0 };
-    elements(pass, input) * (stored(pass, input, compute).bytes() + next) as u64
+    elements(pass, input) * (stored.bytes() + next) as u64
 }
 
 /// How a tile of an input is copied: turn by turn, each some neighbours.
