@@ -56,3 +56,28 @@ fn every_path_computes_the_recurrence() {
         "an algorithm was never run: {counts}"
     );
 }
+
+/// Threads that share steps, states and inputs, on models that they fit: the random recurrences are mostly none.
+#[test]
+fn threads_that_share_compute_the_models() {
+    let gpu = std::env::var("SELSCAN_ORACLE_DEVICE")
+        .ok()
+        .map(|name| Device::open(&name).unwrap());
+    let mut counts = run::Counts::default();
+    for name in [
+        "selective_scan_bdl",
+        "selective_scan",
+        "selective_scan_complex",
+        "s4d_zoh",
+    ] {
+        let model = selscan_models::model(name).unwrap();
+        for seed in 0..u64::from(cases() / 40) {
+            if let Err(why) = run::check_model(model, seed, gpu.as_ref(), &mut counts) {
+                panic!("seed {seed}: {why}");
+            }
+        }
+    }
+    println!("oracle: {counts}");
+    let staged = counts.orders[counts.orders.len() - 1];
+    assert!(staged > 20, "hardly a staged schedule was run: {counts}");
+}

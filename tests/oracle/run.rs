@@ -11,6 +11,7 @@ use selscan_dsl::{
     eval_with_bound, prepare,
 };
 
+use selscan_models::Model;
 use selscan_runtime::{Args, Cpu, Device, Kernel, Tensor};
 
 use crate::generate::{Case, Tape, generate};
@@ -139,13 +140,17 @@ fn storage(rec: &Recurrence, case: &Case, extents: &Extents, random: &mut Random
     for decl in &rec.inputs {
         let dtype = dtype(&mut options, random, &decl.name);
         if decl.kind == InputKind::Tensor && !case.absent.contains(&decl.name) {
-            let array = data(
+            let mut array = data(
                 random,
                 &extents.shape(&decl.axes),
                 decl.complex,
                 dtype,
                 case.scale,
             );
+            if let Some((_, lo, hi)) = case.ranges.iter().find(|r| r.0 == decl.name) {
+                let within = |x: &f64| rounded(dtype, lo + (hi - lo) * (x.abs() / 8.0));
+                array.data = array.data.iter().map(within).collect();
+            }
             inputs = inputs.with(&decl.name, array);
         }
     }
@@ -229,6 +234,81 @@ fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule>
     out
 }
 
+/// Schedules of a GPU whose threads share steps, states and inputs.
+fn shared(random: &mut Random, target: &Target) -> Vec<Schedule> {
+    let mut out = Vec::new();
+    if target.gpu.is_none() {
+        return out;
+    }
+    for order in [Order::Staged, Order::Scanned, Order::Registers] {
+        for _ in 0..6 {
+            out.push(Schedule {
+                algorithm: Algorithm::Sequential,
+                order,
+                lanes: 1,
+                block: 1,
+                tile: random.pick(&[8, 4, 2, 1, 3]),
+                unroll: random.pick(&[1, 2, 4, 8]),
+                warp: random.pick(&[2, 4, 8, 16]),
+                threads: 32,
+                ahead: random.pick(&[1, 0, 3]),
+                share: random.pick(&[2, 0, 1]),
+                tiles: random.pick(&[1, 2]),
+                resident: 0,
+            });
+        }
+    }
+    out
+}
+
+/// A model on random extents: blocks are full where they can be, so that threads may share.
+fn model_case(model: &Model, random: &mut Random) -> Case {
+    let rec = model.recurrence().unwrap();
+    let extent = |axis: &str, random: &mut Random| match axis {
+        "L" => random.pick(&[0, 1, 5, 8, 16, 24, 33, 64]),
+        "N" => random.pick(&[2, 4, 8, 16]),
+        "D" => random.pick(&[16, 32, 3]),
+        "G" => 1,
+        _ => random.pick(&[1, 2]),
+    };
+    let names = rec.axes.iter().map(|a| a.name.clone());
+    let extents = names.map(|name| {
+        let n = extent(&name, random);
+        (name, n)
+    });
+    let extents = extents.collect();
+    let optional = rec.inputs.iter().filter(|i| i.optional);
+    Case {
+        text: model.text.to_owned(),
+        extents,
+        absent: optional
+            .filter(|_| random.below(3) == 2)
+            .map(|i| i.name.clone())
+            .collect(),
+        packed: random.below(4) == 3,
+        initial: random.below(2) == 1,
+        scale: 1.0,
+        // A step below 0 would let the states grow without bound.
+        ranges: [("delta", 0.0, 4.0), ("delta_bias", 0.0, 1.0)]
+            .into_iter()
+            .chain(model.ranges.iter().copied())
+            .collect(),
+    }
+}
+
+/// Checks a model by schedules that share.
+pub fn check_model(
+    model: &Model,
+    seed: u64,
+    gpu: Option<&Device>,
+    counts: &mut Counts,
+) -> Result<(), String> {
+    let mut random = Random(seed);
+    let case = model_case(model, &mut random);
+    let own = |random: &mut Random, target: &Target, _| shared(random, target);
+    check_case(&case, random, &own, (&[], gpu), counts)
+}
+
 /// Checks the case of a tape; the error says which path was wrong where.
 pub fn check(
     tape: &[u8],
@@ -238,10 +318,22 @@ pub fn check(
     counts: &mut Counts,
 ) -> Result<(), String> {
     let case = generate(&mut Tape::new(tape));
+    check_case(&case, Random(seed), &schedules, (cpus, gpu), counts)
+}
+
+/// What makes schedules for a target.
+type Propose = dyn Fn(&mut Random, &Target, Ty) -> Vec<Schedule>;
+
+fn check_case(
+    case: &Case,
+    mut random: Random,
+    propose: &Propose,
+    (cpus, gpu): (&[Cpu], Option<&Device>),
+    counts: &mut Counts,
+) -> Result<(), String> {
     let rec = Recurrence::parse(&case.text).map_err(|e| format!("{}\n{e}", case.text))?;
-    let mut random = Random(seed);
     let extents = Extents(rec.axes.iter().map(|a| case.extents[&a.name]).collect());
-    let Storage { options, inputs } = storage(&rec, &case, &extents, &mut random);
+    let Storage { options, inputs } = storage(&rec, case, &extents, &mut random);
     let (wanted, bound) = eval_with_bound(&rec, &inputs)
         .map_err(|e| format!("{}\n{:?}\neval: {e}", case.text, case.extents))?;
     counts.recurrences += 1;
@@ -253,7 +345,7 @@ pub fn check(
     }
     let targets = [Target::generic(), small];
     let tried = targets.iter().flat_map(|target| {
-        let own = schedules(&mut random, target, options.compute);
+        let own = propose(&mut random, target, options.compute);
         own.into_iter().map(move |schedule| (target, schedule))
     });
     for (target, schedule) in tried.collect::<Vec<_>>() {
