@@ -45,8 +45,6 @@ pub struct Case {
     pub initial: bool,
     /// How large inputs are.
     pub scale: f64,
-    /// Inputs that lie elsewhere, for the states to stay bounded: name, least, greatest.
-    pub ranges: Vec<(&'static str, f64, f64)>,
 }
 
 struct Generator<'t, 'a> {
@@ -386,6 +384,5 @@ pub fn generate(tape: &mut Tape<'_>) -> Case {
         initial: g.tape.below(2) == 1,
         scale: g.tape.pick(&[1.0, 0.1, 4.0, 1.0]),
         absent: g.absent,
-        ranges: vec![],
     }
 }
