@@ -7,6 +7,8 @@
 
 #[path = "oracle/generate.rs"]
 mod generate;
+#[path = "oracle/propose.rs"]
+mod propose;
 #[path = "oracle/run.rs"]
 mod run;
 

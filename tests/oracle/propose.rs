@@ -1,0 +1,111 @@
+//! What is tried: schedules for a target, and models on random extents. In: numbers from a seed. Out: schedules, which a
+//! plan may refuse, and cases.
+
+use selscan_codegen::{Algorithm, Order, Schedule, Target, Ty};
+use selscan_models::Model;
+
+use crate::generate::Case;
+use crate::run::Random;
+
+/// Schedules of every order, of a CPU or a GPU.
+pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule> {
+    let mut out = Vec::new();
+    let gpu = target.gpu.is_some();
+    for order in Order::ALL {
+        for _ in 0..if gpu { 3 } else { 2 } {
+            let algorithm = if random.below(3) == 2 {
+                Algorithm::Chunked {
+                    chunk: random.pick(&[1, 4, 8, 3]),
+                }
+            } else {
+                Algorithm::Sequential
+            };
+            // Most of the others are refused for it.
+            let staged = order == Order::Staged;
+            out.push(Schedule {
+                algorithm: if staged {
+                    Algorithm::Sequential
+                } else {
+                    algorithm
+                },
+                order,
+                lanes: random.pick(&[1, target.lanes(compute)][..if staged { 1 } else { 2 }]),
+                block: random.pick(&[1, 2, 3][..if staged { 1 } else { 3 }]),
+                tile: random.pick(if gpu {
+                    &[4, 1, 2, 8, 3]
+                } else {
+                    &[4, 1, 3, 64]
+                }),
+                unroll: random.pick(&[1, 2, 4, 3]),
+                warp: if gpu {
+                    random.pick(&[1, 2, 4, 8, 32])
+                } else {
+                    1
+                },
+                threads: random.pick(&[32, 64]),
+                ahead: if gpu { random.pick(&[0, 1, 3]) } else { 0 },
+                share: if gpu { random.pick(&[0, 1, 2]) } else { 0 },
+                tiles: if gpu { random.pick(&[1, 2, 3]) } else { 1 },
+                resident: 0,
+            });
+        }
+    }
+    out
+}
+
+/// Schedules of a GPU whose threads share steps, states and inputs.
+pub fn shared(random: &mut Random, target: &Target) -> Vec<Schedule> {
+    let mut out = Vec::new();
+    if target.gpu.is_none() {
+        return out;
+    }
+    for order in [Order::Staged, Order::Scanned, Order::Registers] {
+        for _ in 0..6 {
+            out.push(Schedule {
+                algorithm: Algorithm::Sequential,
+                order,
+                lanes: 1,
+                block: 1,
+                tile: random.pick(&[8, 4, 2, 1, 3]),
+                unroll: random.pick(&[1, 2, 4, 8]),
+                warp: random.pick(&[2, 4, 8, 16]),
+                threads: 32,
+                ahead: random.pick(&[1, 0, 3]),
+                share: random.pick(&[2, 0, 1]),
+                tiles: random.pick(&[1, 2]),
+                resident: 0,
+            });
+        }
+    }
+    out
+}
+
+/// A model on random extents: blocks are full where they can be, so that threads may share.
+pub fn model_case(model: &Model, random: &mut Random) -> Case {
+    let rec = model.recurrence().unwrap();
+    let extent = |axis: &str, random: &mut Random| match axis {
+        "L" => random.pick(&[0, 1, 5, 8, 16, 24, 33, 64]),
+        "N" => random.pick(&[2, 4, 8, 16]),
+        "D" => random.pick(&[16, 32, 3]),
+        "G" => 1,
+        _ => random.pick(&[1, 2]),
+    };
+    let names = rec.axes.iter().map(|a| a.name.clone());
+    let extents = names.map(|name| {
+        let n = extent(&name, random);
+        (name, n)
+    });
+    let extents = extents.collect();
+    let optional = rec.inputs.iter().filter(|i| i.optional);
+    Case {
+        text: model.text.to_owned(),
+        extents,
+        absent: optional
+            .filter(|_| random.below(3) == 2)
+            .map(|i| i.name.clone())
+            .collect(),
+        packed: random.below(4) == 3,
+        initial: random.below(2) == 1,
+        scale: 1.0,
+    }
+}
