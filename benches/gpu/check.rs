@@ -9,7 +9,6 @@ use std::fmt;
 use std::thread;
 
 use half::{bf16, f16};
-use selscan_codegen::Algorithm;
 use selscan_dsl::{EvalError, Inputs, Outputs, Recurrence, eval_with_bound};
 use selscan_runtime::{
     Cuda, Dtype, Element, Error, Kernel, OwnedArgs, OwnedResults, Schedule, Tensor,
@@ -63,16 +62,7 @@ pub fn small(
         None => small.arguments(1_000_003)?,
         Some(state) => small.step_arguments(state, 1_000_003)?,
     };
-    let shorter = |s: &Schedule| match s.algorithm {
-        // Several chunks, the last one broken.
-        Algorithm::Chunked { chunk } if chunk as usize >= small.l => Schedule {
-            algorithm: Algorithm::Chunked {
-                chunk: (small.l / 3).max(1) as u32,
-            },
-            ..*s
-        },
-        _ => *s,
-    };
+    let shorter = |s: &Schedule| s.shortened(small.l);
     let kernel = kernel.with_schedules(&schedules.iter().map(shorter).collect::<Vec<_>>());
     let mut set = Set::new(cuda, &kernel, &args)?;
     match set.launch(&kernel) {

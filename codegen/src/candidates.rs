@@ -6,7 +6,7 @@ mod gpu;
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
-use crate::lower::{Parts, exchange_bytes, shared_bytes, shared_inputs};
+use crate::lower::{exchange_bytes, tile_bytes};
 use crate::options::Options;
 use crate::plan::{Plan, Refusal};
 use crate::schedule::{Algorithm, Order, Schedule, THREADS};
@@ -62,19 +62,13 @@ const SHARED_PER_THREAD: u64 = 384;
 fn has_room(plan: &Plan) -> bool {
     plan.passes.iter().all(|pass| {
         let s = &pass.schedule;
-        let bytes = |&input| shared_bytes(pass, input, plan.compute.storage());
-        let shared: u64 = shared_inputs(pass).iter().map(bytes).sum();
-        let own = match Parts::of(pass) {
-            Ok(parts) if s.order == Order::Staged => {
-                exchange_bytes(pass, &parts, plan.compute.storage())
-            }
-            _ => 0,
-        };
+        let compute = plan.compute.storage();
+        let bytes = tile_bytes(pass, compute) + exchange_bytes(pass, compute);
         let most = match s.order {
             Order::Staged => 3 * SHARED_PER_THREAD,
             _ => SHARED_PER_THREAD,
         };
-        shared * u64::from(s.share > 0) + own <= most * u64::from(s.threads)
+        bytes <= most * u64::from(s.threads)
     })
 }
 

@@ -99,6 +99,24 @@ impl fmt::Display for Order {
     }
 }
 
+impl Schedule {
+    /// The schedule for fewer steps: chunks as long as these are chunks of a third of them, the same code but for one
+    /// constant.
+    #[must_use]
+    pub fn shortened(self, steps: usize) -> Schedule {
+        match self.algorithm {
+            // Several chunks, the last one broken.
+            Algorithm::Chunked { chunk } if chunk as usize >= steps => Schedule {
+                algorithm: Algorithm::Chunked {
+                    chunk: (steps / 3).max(1) as u32,
+                },
+                ..self
+            },
+            _ => self,
+        }
+    }
+}
+
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.algorithm {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use selscan_codegen::plan::Plan;
-use selscan_codegen::{Algorithm, Dtype, Schedule, candidates};
+use selscan_codegen::{Dtype, Schedule, candidates};
 use selscan_dsl::{AxisIndex, AxisSet, Extents, Node, Outputs, eval_with_bound};
 
 use crate::buffer::Tensor;
@@ -259,19 +259,10 @@ impl Check {
         })
     }
 
-    /// The kernel by which schedules are checked. Chunks as long as the slice are checked as chunks of a third of it: the
-    /// same code but for one constant.
+    /// The kernel by which schedules are checked, on as few steps as the slice has.
     fn kernel(&self, kernel: &Kernel, schedules: &[Schedule]) -> Kernel {
-        let short = |s: &Schedule| match s.algorithm {
-            Algorithm::Chunked { chunk } if chunk as usize >= self.steps => Schedule {
-                algorithm: Algorithm::Chunked {
-                    chunk: (self.steps / 3).max(1) as u32,
-                },
-                ..*s
-            },
-            _ => *s,
-        };
-        let schedules: Vec<Schedule> = schedules.iter().map(short).collect();
+        let short = schedules.iter().map(|s| s.shortened(self.steps));
+        let schedules: Vec<Schedule> = short.collect();
         kernel.with_schedules(&schedules)
     }
 

@@ -28,7 +28,7 @@ use crate::schedule::Order;
 use crate::stack::bounded;
 use crate::wide::wide;
 use builder::Builder;
-pub(crate) use shared::{shared_bytes, shared_inputs};
+pub(crate) use shared::tile_bytes;
 pub(crate) use staged::{Parts, exchange_bytes};
 
 /// The plan's loops.

@@ -18,12 +18,6 @@ use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, Reg, Rhs, Role, Stmt};
 use crate::plan::Pass;
 use crate::schedule::Order;
 
-/// The inputs that a block has in common.
-pub(crate) fn shared_inputs(pass: &Pass) -> Vec<InputId> {
-    let shared = readings(pass).into_iter().map(|(id, _)| id);
-    shared.collect()
-}
-
 /// The inputs that a block has in common, each with how it is read: always so that a block reads the same, at its own axes or
 /// at the group that the block's points of the lane axis are in.
 fn readings(pass: &Pass) -> Vec<(InputId, Vec<AxisIndex>)> {
@@ -138,17 +132,26 @@ fn stored(pass: &Pass, input: InputId, compute: Dtype) -> Dtype {
     }
 }
 
-/// The bytes of an input's tile, and of what arrives for the next one.
-pub(crate) fn shared_bytes(pass: &Pass, input: InputId, compute: Dtype) -> u64 {
-    let (_, dtype) = pass.inputs[input.0 as usize];
-    let stored = stored(pass, input, compute);
+/// Whether steps are neighbours in memory, but inner points in the tile.
+fn turned(pass: &Pass, input: InputId) -> bool {
     let axes = &pass.recurrence.inputs[input.0 as usize].axes;
-    let turned =
-        axes.last() == Some(&pass.recurrence.time) && pass.schedule.order != Order::Scanned;
-    // What is copied as it is goes to its place at once.
-    let arrives = pass.schedule.ahead > 0 && (stored != dtype || turned);
-    let next = if arrives { dtype.bytes() } else { 0 };
-    elements(pass, input) * (stored.bytes() + next) as u64
+    axes.last() == Some(&pass.recurrence.time) && pass.schedule.order != Order::Scanned
+}
+
+/// The bytes of a block's tiles of inputs, and of what arrives for the next ones; 0 where nothing is shared.
+pub(crate) fn tile_bytes(pass: &Pass, compute: Dtype) -> u64 {
+    if pass.schedule.share == 0 {
+        return 0;
+    }
+    let bytes = |(input, _): (InputId, Vec<AxisIndex>)| {
+        let (_, dtype) = pass.inputs[input.0 as usize];
+        let stored = stored(pass, input, compute);
+        // What is copied as it is goes to its place at once.
+        let arrives = pass.schedule.ahead > 0 && (stored != dtype || turned(pass, input));
+        let next = if arrives { dtype.bytes() } else { 0 };
+        elements(pass, input) * (stored.bytes() + next) as u64
+    };
+    readings(pass).into_iter().map(bytes).sum()
 }
 
 /// How a tile of an input is copied: turn by turn, each some neighbours.
@@ -205,7 +208,7 @@ impl Builder<'_> {
         if self.pass.schedule.share == 0 {
             return;
         }
-        for input in shared_inputs(self.pass) {
+        for (input, _) in readings(self.pass) {
             if self.shared_inputs.contains_key(&input) {
                 continue;
             }
@@ -329,7 +332,7 @@ impl Builder<'_> {
                 (unit(dtype.bytes(), fastest), false)
             }
         };
-        let turned = last && !scanned;
+        let turned = turned(pass, input);
         // What is turned over is put down one by one.
         let wide = if turned {
             1

@@ -26,6 +26,7 @@ use super::values::reduce_op;
 use crate::dtype::Dtype;
 use crate::loop_ir::{Buf, BufferDecl, Ix, LoopOp, Reg, Rhs, Role, Stmt};
 use crate::plan::Pass;
+use crate::schedule::Order;
 use crate::structure::{Level, reads_own_point};
 
 /// Elements between the runs of two threads that are left out, so that threads do not meet in one bank.
@@ -131,8 +132,14 @@ fn rows(pass: &Pass) -> i64 {
     (row(pass) + GAP) * i64::from(pass.schedule.warp)
 }
 
-/// The bytes that the threads of a block's items have in common, item by item.
-pub(crate) fn exchange_bytes(pass: &Pass, parts: &Parts, compute: Dtype) -> u64 {
+/// The bytes that the threads of a block's items have in common, item by item; 0 in other orders.
+pub(crate) fn exchange_bytes(pass: &Pass, compute: Dtype) -> u64 {
+    if pass.schedule.order != Order::Staged {
+        return 0;
+    }
+    let Ok(parts) = Parts::of(pass) else {
+        return 0;
+    };
     let elements = parts.before.len() as i64 * row(pass) + parts.sums.len() as i64 * rows(pass);
     let items = pass.schedule.threads / pass.schedule.warp.max(1);
     u64::from(items) * elements as u64 * compute.bytes() as u64

@@ -3,7 +3,7 @@
 use selscan_dsl::{AxisId, AxisIndex, Node};
 
 use super::{Pass, Refusal, known};
-use crate::lower::{Parts, exchange_bytes};
+use crate::lower::{Parts, exchange_bytes, tile_bytes};
 use crate::options::Options;
 use crate::schedule::Order;
 use crate::structure::{Level, reads_own_point};
@@ -55,10 +55,9 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
             rec.name
         )))
     };
-    let parts = match Parts::of(pass) {
-        Ok(parts) => parts,
-        Err(why) => return no(&why),
-    };
+    if let Err(why) = Parts::of(pass) {
+        return no(&why);
+    }
     if pass.chunk.is_some() {
         return no("time is chunked");
     }
@@ -79,7 +78,7 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
     if (states / u64::from(s.warp)).saturating_mul(u64::from(s.tile)) > MOST_STAGED {
         return no("a thread would unroll too many points; use a smaller tile or a larger warp");
     }
-    let bytes = exchange_bytes(pass, &parts, options.compute_dtype());
+    let bytes = exchange_bytes(pass, options.compute_dtype());
     let most = target
         .gpu
         .as_ref()
@@ -130,10 +129,7 @@ pub(super) fn check_share(
     if !matches!(s.order, Order::Scanned | Order::Registers | Order::Staged) {
         return no(format!("order={} keeps no tile of inputs", s.order));
     }
-    let bytes: u64 = crate::lower::shared_inputs(pass)
-        .iter()
-        .map(|&input| crate::lower::shared_bytes(pass, input, compute))
-        .sum();
+    let bytes = tile_bytes(pass, compute);
     if bytes == 0 {
         return no("no input is the same along the lane axis".into());
     }
@@ -141,10 +137,7 @@ pub(super) fn check_share(
         .gpu
         .as_ref()
         .map_or(0, |g| u64::from(g.shared_per_block));
-    let own = match Parts::of(pass) {
-        Ok(parts) if s.order == Order::Staged => exchange_bytes(pass, &parts, compute),
-        _ => 0,
-    };
+    let own = exchange_bytes(pass, compute);
     if bytes + own > most || s.share > 2 {
         return no(format!(
             "a tile of the inputs is {bytes} bytes, of at most {}",
