@@ -75,7 +75,7 @@ fn has_room(plan: &Plan) -> bool {
 /// Schedules that may fit, the most promising first.
 fn proposals(scan: &Scan, extents: &Extents, options: &Options, target: &Target) -> Vec<Schedule> {
     match &target.gpu {
-        Some(gpu) => gpu::proposals(scan, extents, options.compute, gpu),
+        Some(gpu) => gpu::proposals(scan, extents, options, gpu),
         None => cpu_proposals(scan, extents, options, target),
     }
 }
@@ -142,6 +142,7 @@ fn cpu_proposals(
                             ahead: 0,
                             share: 0,
                             tiles: 1,
+                            save: options.save,
                             resident: 0,
                         });
                     }

@@ -54,7 +54,8 @@ pub(crate) fn passes(
             len * whole.extents[a.0 as usize].clone()
         })
     };
-    let all = summary.states.iter().chain(&rec.states);
+    let starts = rec.states.iter().filter(|_| whole.save == 0);
+    let all = summary.states.iter().chain(starts);
     workspaces.extend(all.map(|state| (dtype, length(state))));
 
     let by_name = |other: &Recurrence| -> Result<Vec<Ix>, Refusal> {
@@ -99,7 +100,21 @@ pub(crate) fn passes(
         last: (0..summary.states.len()).map(|k| Some(work(k))).collect(),
         outputs: vec![],
         pairs: None,
+        save: 0,
+        saved: vec![],
+        replays: vec![],
+        sums: None,
         recurrence: summary,
+    };
+    // Where chunks are saved they are these, and the caller's.
+    let starts: Vec<(Role, Dtype)> = match whole.save {
+        0 => (0..count).map(|s| work(2 * count + s)).collect(),
+        save if save == chunk => whole.saved.clone(),
+        save => {
+            return Err(Refusal(format!(
+                "states are to be saved every {save} steps and chunks have {chunk}; use chunk={save}"
+            )));
+        }
     };
     let carry_structure = Structure::of(&carry);
     // What the decays read of the kernel's own inputs, then {h}_summary and {h}_decay or {h}_span for each state h in order.
@@ -120,16 +135,22 @@ pub(crate) fn passes(
         inputs: carry_inputs,
         initial: whole.initial.clone(),
         last: whole.last.clone(),
-        outputs: (0..count).map(|s| work(2 * count + s)).collect(),
+        outputs: starts.clone(),
         structure: carry_structure,
         pairs: None,
+        save: 0,
+        saved: vec![],
+        replays: vec![],
+        sums: None,
         recurrence: carry,
     };
     let rescan = Pass {
         name: format!("{}_rescan", rec.name),
         chunk: Some(chunk),
-        initial: (0..count).map(|s| Some(work(2 * count + s))).collect(),
+        initial: starts.into_iter().map(Some).collect(),
         last: vec![None; count],
+        save: 0,
+        saved: vec![],
         ..whole
     };
     Ok((vec![summary_pass, carry_pass, rescan], workspaces))

@@ -88,6 +88,9 @@ pub fn interp(program: &Program, memory: &mut Memory, extents: &[i64]) -> Result
     Ok(())
 }
 
+/// Lanes of an item.
+const MOST_LANES: usize = 32;
+
 fn run_proc(
     proc: &Proc,
     memory: &mut Memory,
@@ -109,7 +112,9 @@ fn run_proc(
         let bytes = len * buffer.dtype.bytes();
         let taken = match buffer.role {
             Role::Workspace(k) => workspaces.take(k),
-            Role::Scratch | Role::Shared | Role::Exchange => Some(vec![u8::MAX; bytes]),
+            // A lane may have its own.
+            Role::Scratch => Some(vec![u8::MAX; bytes * MOST_LANES]),
+            Role::Shared | Role::Exchange => Some(vec![u8::MAX; bytes]),
             Role::Output(_) | Role::Last(_) => Some(
                 memory
                     .take(buffer.role)

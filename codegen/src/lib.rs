@@ -6,6 +6,7 @@
 
 pub mod ahead;
 pub mod backend;
+pub mod backward;
 pub mod candidates;
 mod chunked;
 pub mod contract;
@@ -28,6 +29,7 @@ pub mod target;
 pub mod verify;
 pub mod wide;
 
+pub use backward::Backward;
 pub use candidates::{candidates, default_plan};
 pub use dtype::{Dtype, Ty};
 pub use lower::lower;

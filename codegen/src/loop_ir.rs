@@ -204,7 +204,7 @@ pub enum Role {
     Output(u32),
     /// Memory shared by the procs of a program, by number.
     Workspace(u32),
-    /// Memory of one work item at a time; its contents are lost between items.
+    /// Memory of one work item at a time, of each lane its own where lanes are in lockstep; lost between items.
     Scratch,
     /// The same, or memory of all the items of a block, which put the same into it.
     Shared,
@@ -276,6 +276,26 @@ pub struct Program {
 }
 
 impl Proc {
+    /// A proc of that name with nothing in it.
+    #[must_use]
+    pub fn empty(name: &str) -> Proc {
+        Proc {
+            name: name.to_owned(),
+            extents: vec![],
+            buffers: vec![],
+            multiples: vec![],
+            narrow: false,
+            threads: 1,
+            resident: 0,
+            apart: false,
+            vars: vec![],
+            regs: vec![],
+            rows: vec![],
+            items: Ix::Const(0),
+            body: vec![],
+        }
+    }
+
     /// A buffer's declaration.
     #[must_use]
     pub fn buffer(&self, buf: Buf) -> &BufferDecl {

@@ -15,6 +15,8 @@ pub struct Options {
     pub initial: BTreeSet<String>,
     /// States whose last value the caller wants.
     pub last: BTreeSet<String>,
+    /// Steps of the chunks of time before which states are saved for a gradient; 0: none is wanted.
+    pub save: u32,
 }
 
 impl Default for Options {
@@ -24,6 +26,7 @@ impl Default for Options {
             storage: BTreeMap::new(),
             initial: BTreeSet::new(),
             last: BTreeSet::new(),
+            save: 0,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use selscan_dsl::scan::Scan;
-use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Pair, Recurrence, StateId};
+use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Pair, Recurrence, StateId, When};
 
 use crate::chunked::passes;
 use crate::dtype::{Dtype, Ty};
@@ -50,6 +50,36 @@ pub struct Pass {
     pub outputs: Vec<(Role, Dtype)>,
     /// (a, b) of each state, for [`Order::Scanned`].
     pub pairs: Option<Vec<Pair>>,
+    /// Steps of the chunks of time before which states are saved, or whose states are had back; 0 where neither is.
+    pub save: u32,
+    /// Where each state is saved before a chunk; empty where none is.
+    pub saved: Vec<(Role, Dtype)>,
+    /// What is run again, chunk by chunk, to have its states back.
+    pub replays: Vec<Replay>,
+    /// Sums over the lane axis that are left in parts.
+    pub sums: Option<Sums>,
+}
+
+/// A recurrence that is run again from saved states, inside a pass that reads its states.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Its states start from what was saved; its outputs are the states after each step, by the states' names.
+    pub pass: Pass,
+    /// Inputs of the pass around it that are such a state: which of its outputs, before or after the step.
+    pub reads: Vec<(InputId, u32, When)>,
+}
+
+/// Outputs that are sums over the lane axis, left in parts: they have parts in place of that axis.
+#[derive(Clone, Debug)]
+pub struct Sums {
+    /// By output: whether it is one.
+    pub outputs: Vec<bool>,
+    /// Parts of each group, which an item makes of several blocks; 0: each block is a part.
+    pub parts: u32,
+    /// Groups of the lane axis that are summed apart: 1 where all of it is summed.
+    pub groups: Ix,
+    /// How many parts there are.
+    pub all: Ix,
 }
 
 /// A plan.
@@ -152,6 +182,14 @@ impl Plan {
                 .map(|(i, o)| (Role::Output(i as u32), options.dtype(&o.name)))
                 .collect(),
             pairs: scanned.map(|p| p.pairs.clone()),
+            save: schedule.save,
+            saved: rec
+                .state_ids()
+                .filter(|_| schedule.save > 0)
+                .map(|s| (Role::Output(rec.outputs.len() as u32 + s.0), options.compute_dtype()))
+                .collect(),
+            replays: vec![],
+            sums: None,
         };
         let (passes, workspaces) = match schedule.algorithm {
             Algorithm::Sequential => (vec![whole], vec![]),
@@ -252,7 +290,7 @@ impl fmt::Display for Plan {
 
 /// Axes whose extents are compiled in: inner axes are unrolled and laid out in scratch memory; a grouped lane
 /// axis must be known to keep whole vectors in one group.
-fn fixed_axes(rec: &Recurrence, structure: &Structure) -> Vec<AxisId> {
+pub(crate) fn fixed_axes(rec: &Recurrence, structure: &Structure) -> Vec<AxisId> {
     let mut fixed: Vec<AxisId> = structure.inner.iter().map(|a| rec.canonical(a)).collect();
     for id in rec.graph.reachable(&rec.roots()) {
         if let Node::Input { index, .. } | Node::State { index, .. } = rec.graph.node(id) {
@@ -271,7 +309,7 @@ fn fixed_axes(rec: &Recurrence, structure: &Structure) -> Vec<AxisId> {
 }
 
 /// By axis the largest power of two, at most 16 (1024 on the lane axis), that divides the extent; 1 on a CPU.
-fn multiples(
+pub(crate) fn multiples(
     rec: &Recurrence,
     lane: Option<AxisId>,
     extents: &Extents,
@@ -291,7 +329,7 @@ fn multiples(
 }
 
 /// Every tensor's size in bytes must be a 63-bit number.
-fn check_sizes(rec: &Recurrence, extents: &Extents) -> Result<(), Refusal> {
+pub(crate) fn check_sizes(rec: &Recurrence, extents: &Extents) -> Result<(), Refusal> {
     let inputs = rec.inputs.iter().map(|i| (&i.name, &i.axes));
     let states = rec.states.iter().map(|s| (&s.name, &s.axes));
     let outputs = rec.outputs.iter().map(|o| (&o.name, &o.axes));
@@ -310,10 +348,11 @@ fn check_sizes(rec: &Recurrence, extents: &Extents) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Refusal> {
+pub(crate) fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Refusal> {
     let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
     let whole = target.lanes(options.compute);
-    if s.lanes != 1 && s.lanes != whole {
+    let warp = target.gpu.is_some() && s.lanes == 32 && s.warp == 1;
+    if s.lanes != 1 && s.lanes != whole && !warp {
         return Err(Refusal(format!(
             "{} lanes of {} do not fill a vector of {}; use lanes=1 or lanes={whole}",
             s.lanes,
@@ -364,6 +403,12 @@ fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Result<(), Ref
                 }
             }
         }
+    }
+    if pass.save > 0 && matches!(s.order, Order::Scanned | Order::Staged) {
+        return Err(Refusal(format!(
+            "order={} does not save states on the way; use another order or save=0",
+            s.order
+        )));
     }
     match s.order {
         Order::Registers => {

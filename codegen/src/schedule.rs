@@ -64,6 +64,8 @@ pub struct Schedule {
     pub share: u32,
     /// Tiles that are shared at once ([`Order::Scanned`]).
     pub tiles: u32,
+    /// Steps of the chunks of time that a gradient runs again: states are saved before each. 0: no gradient is wanted.
+    pub save: u32,
     /// Blocks that a multiprocessor of a GPU is to hold at once, which bounds a thread's registers; 0: as many as fit.
     pub resident: u32,
 }
@@ -143,6 +145,9 @@ impl fmt::Display for Schedule {
         if self.tiles != 1 {
             write!(f, " tiles={}", self.tiles)?;
         }
+        if self.save != 0 {
+            write!(f, " save={}", self.save)?;
+        }
         if self.resident != 0 {
             write!(f, " resident={}", self.resident)?;
         }
@@ -182,6 +187,7 @@ impl FromStr for Schedule {
             ahead: 0,
             share: 0,
             tiles: 1,
+            save: 0,
             resident: 0,
         };
         let mut chunk = None;
@@ -212,10 +218,11 @@ impl FromStr for Schedule {
                 "ahead" => out.ahead = number,
                 "share" => out.share = number,
                 "tiles" => out.tiles = number,
+                "save" => out.save = number,
                 "resident" => out.resident = number,
                 _ => {
                     return Err(err(format!(
-                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll, warp, threads, ahead, share, tiles, resident)"
+                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll, warp, threads, ahead, share, tiles, save, resident)"
                     )));
                 }
             }

@@ -2,19 +2,28 @@
 //!
 //! In: a proc, bytes. Out: the proc with its largest scratch buffers as workspaces, until the rest is no more than that.
 //! A driver sets a thread's own memory aside for every thread that the GPU can hold: a large state there would take tens of
-//! gigabytes whatever is launched. A workspace has the items that there are. Element i of an item lies at i·items + item,
-//! so that neighbouring threads access neighbours.
+//! gigabytes whatever is launched. A workspace has the items that there are. Element i of a thread lies at
+//! i·threads + thread, so that neighbouring threads access neighbours.
 
 use crate::dtype::Dtype;
-use crate::loop_ir::{Ix, Proc, Rhs, Role, Stmt};
+use crate::loop_ir::{Ix, LoopKind, Proc, Rhs, Role, Stmt, Var};
 
 /// The proc with at most `most` bytes of scratch memory an item; new workspaces are appended. Before accesses are merged and
 /// operations written out: a scratch buffer is loaded and stored element by element.
 #[must_use]
 pub fn bounded(mut proc: Proc, most: u64, workspaces: &mut Vec<(Dtype, Ix)>) -> Proc {
-    let [Stmt::For { var: item, .. }] = proc.body[..] else {
+    let [
+        Stmt::For {
+            var: item,
+            ref body,
+            ..
+        },
+    ] = proc.body[..]
+    else {
         return proc;
     };
+    let width = Ix::Const(i64::from(lanes(body).unwrap_or(1)));
+    let count = proc.items.clone() * width.clone();
     let mut own: Vec<(u64, usize)> = Vec::new();
     for (i, buffer) in proc.buffers.iter().enumerate() {
         if let (Role::Scratch, Ix::Const(len)) = (buffer.role, &buffer.len) {
@@ -30,26 +39,58 @@ pub fn bounded(mut proc: Proc, most: u64, workspaces: &mut Vec<(Dtype, Ix)>) -> 
         left -= bytes;
         moved[i] = true;
         let buffer = &mut proc.buffers[i];
-        buffer.len = buffer.len.clone() * proc.items.clone();
+        buffer.len = buffer.len.clone() * count.clone();
         buffer.role = Role::Workspace(workspaces.len() as u32);
         workspaces.push((buffer.dtype, buffer.len.clone()));
     }
     if moved.contains(&true) {
-        let items = proc.items.clone();
-        let place = |ix: Ix| ix * items.clone() + Ix::Var(item);
+        let place = |ix: Ix, lane: Option<Var>| {
+            let thread = Ix::Var(item) * width.clone() + lane.map_or(Ix::Const(0), Ix::Var);
+            ix * count.clone() + thread
+        };
         let body = std::mem::take(&mut proc.body);
-        proc.body = block(body, &moved, &place);
+        proc.body = block(body, &moved, None, &place);
     }
     proc
 }
 
-fn block(body: Vec<Stmt>, moved: &[bool], place: &dyn Fn(Ix) -> Ix) -> Vec<Stmt> {
+/// How many lanes an item has, where it has any.
+pub(crate) fn lanes(body: &[Stmt]) -> Option<u32> {
+    body.iter().find_map(|stmt| match stmt {
+        Stmt::For {
+            kind: LoopKind::Lane(width),
+            ..
+        } => Some(*width),
+        Stmt::For { body, .. } => lanes(body),
+        Stmt::If { then, els, .. } => lanes(then).or_else(|| lanes(els)),
+        _ => None,
+    })
+}
+
+fn block(
+    body: Vec<Stmt>,
+    moved: &[bool],
+    lane: Option<Var>,
+    place: &dyn Fn(Ix, Option<Var>) -> Ix,
+) -> Vec<Stmt> {
     let place_in = |stmt: Stmt| match stmt {
         Stmt::Set(reg, Rhs::Load(buf, ix)) if moved[buf.0 as usize] => {
-            Stmt::Set(reg, Rhs::Load(buf, place(ix)))
+            Stmt::Set(reg, Rhs::Load(buf, place(ix, lane)))
         }
-        Stmt::Store(buf, ix, reg) if moved[buf.0 as usize] => Stmt::Store(buf, place(ix), reg),
-        stmt => stmt.map_blocks(|body| block(body, moved, place)),
+        Stmt::Store(buf, ix, reg) if moved[buf.0 as usize] => {
+            Stmt::Store(buf, place(ix, lane), reg)
+        }
+        stmt => {
+            let lane = match stmt {
+                Stmt::For {
+                    var,
+                    kind: LoopKind::Lane(_),
+                    ..
+                } => Some(var),
+                _ => lane,
+            };
+            stmt.map_blocks(|body| block(body, moved, lane, place))
+        }
     };
     body.into_iter().map(place_in).collect()
 }
@@ -58,7 +99,7 @@ fn block(body: Vec<Stmt>, moved: &[bool], place: &dyn Fn(Ix) -> Ix) -> Vec<Stmt>
 mod tests {
     use super::*;
     use crate::dtype::Ty;
-    use crate::loop_ir::{Buf, BufferDecl, LoopKind, Reg};
+    use crate::loop_ir::{Buf, BufferDecl, Reg};
     use crate::sample::{empty, extent, for_};
 
     #[test]

@@ -20,7 +20,7 @@ use crate::axis::{AxisId, Extents};
 use crate::recurrence::{InputKind, Recurrence};
 use crate::shape::{ShapeError, axis_names, bind};
 use crate::vjp::VjpError;
-pub use gradients::gradients;
+pub use gradients::{gradients, gradients_with_bound};
 use machine::Machine;
 use value::Value;
 
@@ -98,6 +98,8 @@ struct Call {
     r: Recurrence,
     extents: Extents,
     tensors: BTreeMap<String, Array>,
+    /// Magnitudes m of tensors that are results themselves; those of the others are their absolute values.
+    bounds: BTreeMap<String, Array>,
 }
 
 impl Call {
@@ -123,6 +125,7 @@ impl Call {
             r,
             extents,
             tensors,
+            bounds: BTreeMap::new(),
         })
     }
 }
@@ -136,14 +139,19 @@ fn run_call(
         r,
         extents,
         tensors,
+        bounds,
     } = call;
     let values = r
         .inputs
         .iter()
         .map(|i| {
-            tensors
-                .get(&i.name)
-                .map_or_else(Value::default, |x| Value::of(x, bound))
+            let value = tensors.get(&i.name).map(|x| Value::of(x, bound));
+            let mut value = value.unwrap_or_default();
+            if let (true, Some(m)) = (bound, bounds.get(&i.name)) {
+                // Both halves of a complex element have the same.
+                value.m = m.data.iter().copied().step_by(m.data.len() / value.re.len().max(1)).collect();
+            }
+            value
         })
         .collect();
     let initial = r

@@ -50,6 +50,10 @@ pub enum VjpError {
         "`{kernel}` reduces or shifts over its time axis; only states may carry values through time"
     )]
     OverTime { kernel: String },
+    #[error(
+        "the gradient of `{kernel}` needs states of one direction of time that depend on `{name}`, which runs in the other; make two kernels of it"
+    )]
+    Directions { kernel: String, name: String },
     #[error("`{name}` needs its own next value to be computed; read a state before its assignment")]
     Cyclic { name: String },
     #[error(

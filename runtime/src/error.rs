@@ -39,6 +39,9 @@ pub enum Error {
         is: &'static str,
         method: String,
     },
+    /// A gradient that cannot be had of what was given.
+    #[error("no gradient of kernel `{kernel}`: {why}")]
+    Gradient { kernel: String, why: String },
     /// A slice that is not as long as its shape.
     #[error(
         "the shape {shape:?} has {wanted} elements, but the slice has {found}; pass all of the tensor's elements, or \

@@ -19,6 +19,7 @@ use crate::cache::lock;
 use crate::call::Call;
 use crate::device::{Code, Cpu, Cuda, Device, DeviceName};
 use crate::error::Error;
+use crate::gradient::{GradientCode, GradientOptions, Saved};
 use crate::place::{self, Staging};
 use crate::run::{no_steps, run};
 use crate::spec::Spec;
@@ -33,6 +34,7 @@ pub struct Kernel {
     device: Device,
     shared: Arc<Shared>,
     forced: Option<Vec<Schedule>>,
+    pub(crate) gradient: GradientOptions,
 }
 
 /// What was made, by what it was made from.
@@ -43,6 +45,7 @@ struct Shared {
     /// By what is given and whether sequences are packed.
     prepared: Memo<(Vec<bool>, bool), Prepared>,
     compiled: Memo<(Spec, Extents, Option<Vec<Schedule>>), Compiled>,
+    gradients: GradientCode,
     /// What the tuner found, also where the store can't keep it.
     tuned: Mutex<HashMap<Key, Record>>,
 }
@@ -113,9 +116,11 @@ impl Device {
                 recurrence,
                 prepared: Mutex::default(),
                 compiled: Mutex::default(),
+                gradients: GradientCode::default(),
                 tuned: Mutex::default(),
             }),
             forced: None,
+            gradient: GradientOptions::default(),
         }
     }
 }
@@ -161,9 +166,8 @@ impl Kernel {
     #[must_use]
     pub fn with_schedules(&self, schedules: &[Schedule]) -> Kernel {
         Kernel {
-            device: self.device.clone(),
-            shared: self.shared.clone(),
             forced: (!schedules.is_empty()).then(|| schedules.to_vec()),
+            ..self.clone()
         }
     }
 
@@ -221,6 +225,19 @@ impl Kernel {
         let call = Call::resolve(r, args)?;
         let prepared = self.prepared(&call.spec)?;
         let extents = call.extents(r, &prepared.specialized)?;
+        self.run_call(staging, call, &prepared, &extents, &mut [])
+    }
+
+    /// A launch whose arguments were checked. `saved` has the memory of the states that are saved, by state.
+    pub(crate) fn run_call(
+        &self,
+        staging: Staging,
+        call: Call<'_>,
+        prepared: &Prepared,
+        extents: &Extents,
+        saved: &mut [Saved],
+    ) -> Result<(), Error> {
+        let (r, device) = (self.recurrence(), self.device());
         if extents.get(r.time) == 0 {
             return no_steps(&prepared.specialized, device, call);
         }
@@ -232,12 +249,14 @@ impl Kernel {
         {
             return Ok(());
         }
-        let compiled = self.compile(&call.spec, &extents)?;
+        let compiled = self.compile(&call.spec, extents)?;
         match (staging, device) {
             (Staging::FromHost, Device::Cuda(cuda)) => {
-                cuda.staged(call, |call| run(&compiled, device, call, &extents))
+                cuda.staged(call, |call| run(&compiled, device, call, extents, saved))
             }
-            (Staging::InPlace | Staging::FromHost, _) => run(&compiled, device, call, &extents),
+            (Staging::InPlace | Staging::FromHost, _) => {
+                run(&compiled, device, call, extents, saved)
+            }
         }
     }
 
@@ -319,7 +338,10 @@ impl Kernel {
             None => self.tuned(spec, extents, prepared.stages.len()),
         };
         let plan = |(i, scan): (usize, &Scan)| {
-            let new = |schedule: &Schedule| Plan::new(scan, extents, &options, target, schedule);
+            let new = |schedule: &Schedule| {
+                let save = spec.save;
+                Plan::new(scan, extents, &options, target, &Schedule { save, ..*schedule })
+            };
             if let Some(forced) = &self.forced {
                 return new(&forced[i.min(forced.len() - 1)]);
             }
@@ -398,6 +420,13 @@ impl Kernel {
         lock(&self.shared.tuned).insert(key, record);
         // The code of what else was tried goes with it.
         lock(&self.shared.compiled).clear();
+    }
+}
+
+impl Kernel {
+    /// What was made for its gradients.
+    pub(crate) fn gradient_code(&self) -> &GradientCode {
+        &self.shared.gradients
     }
 }
 

@@ -27,6 +27,7 @@ mod cache;
 mod call;
 pub mod device;
 mod error;
+mod gradient;
 mod kernel;
 mod owned;
 mod place;
@@ -45,6 +46,7 @@ pub use device::{
     DeviceTensor, Event, Feature, Graph,
 };
 pub use error::Error;
+pub use gradient::{Checkpoints, Gradients};
 pub use kernel::{Compiled, CompiledStage, Kernel};
 pub use owned::{OwnedArgs, OwnedResults};
 pub use resident::Resident;

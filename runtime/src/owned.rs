@@ -11,6 +11,7 @@ use selscan_dsl::{Array, Extents, Inputs, Outputs, Recurrence};
 use crate::args::Args;
 use crate::buffer::Tensor;
 use crate::error::Error;
+use crate::gradient::Gradients;
 use crate::kernel::Kernel;
 use crate::spec::{self, Spec};
 
@@ -259,6 +260,61 @@ impl Kernel {
             }
         }
         Ok(results)
+    }
+
+    /// Runs the kernel forward and backward into memory of its own: its results, and the gradients by the inputs and
+    /// initial states that `by` names, of their types (those by states of the cotangents').
+    ///
+    /// # Errors
+    /// As [`Kernel::forward_for_grad`] and [`Kernel::backward`].
+    pub fn run_gradients(
+        &self,
+        args: &OwnedArgs,
+        cotangents: &OwnedResults,
+        by: &[&str],
+    ) -> Result<(OwnedResults, OwnedArgs), Error> {
+        let r = self.recurrence();
+        let mut results = self.results(args)?;
+        let mut forward = args.args(&mut results);
+        let checkpoints = self.forward_for_grad(std::mem::take(&mut forward))?;
+        let mut found = OwnedArgs::default();
+        for &name in by {
+            // Numbers that are not written are then seen.
+            let like = |tensor: &Tensor| {
+                let mut made = Tensor::zeros(tensor.dtype(), tensor.shape())?;
+                made.fill(f64::NAN);
+                Ok::<_, Error>(made)
+            };
+            match (args.inputs.get(name), results.last.get(name)) {
+                (Some(input), _) => found.inputs.insert(name.to_owned(), like(input)?),
+                (None, Some(state)) => {
+                    let tensor = like(cotangents.last.get(name).unwrap_or(state))?;
+                    found.initial.insert(name.to_owned(), tensor)
+                }
+                (None, None) => return Err(spec::state(r, name, "input or state").err().unwrap_or(
+                    Error::Gradient {
+                        kernel: r.name.clone(),
+                        why: format!("`{name}` was not given, so there is no gradient by it"),
+                    },
+                )),
+            };
+        }
+        let mut wanted = Gradients::new();
+        for (name, tensor) in &cotangents.outputs {
+            wanted = wanted.cotangent(name, tensor);
+        }
+        for (name, tensor) in &cotangents.last {
+            wanted = wanted.last_cotangent(name, tensor);
+        }
+        for (name, tensor) in &mut found.inputs {
+            wanted = wanted.gradient(name, tensor);
+        }
+        for (name, tensor) in &mut found.initial {
+            wanted = wanted.initial_gradient(name, tensor);
+        }
+        let mut nothing = OwnedResults::default();
+        self.backward(args.args(&mut nothing), &checkpoints, wanted)?;
+        Ok((results, found))
     }
 
     /// Runs the kernel into memory of its own.

@@ -15,6 +15,7 @@ use crate::call::{Call, StateArgs};
 use crate::device::room::Temporary;
 use crate::device::{Bindings, Device};
 use crate::error::Error;
+use crate::gradient::Saved;
 use crate::kernel::Compiled;
 use crate::place::Place;
 
@@ -45,6 +46,7 @@ pub(crate) fn run(
     device: &Device,
     mut call: Call<'_>,
     extents: &Extents,
+    saved: &mut [Saved],
 ) -> Result<(), Error> {
     let specialized = &compiled.prepared.specialized;
     let dtype = match call.spec.compute() {
@@ -70,8 +72,13 @@ pub(crate) fn run(
                 carried.push((decl.name.clone(), room.unwritten(dtype, &shape)?));
             }
         }
-        bind(&mut call, compiled, r, &made, &mut carried)
-            .and_then(|bindings| room.launch(&stage.program, bindings, extents))?;
+        let mut bindings = bind(&mut call, compiled, r, &made, &mut carried)?;
+        for saved in saved.iter_mut() {
+            if let Some(StateId(s)) = r.state_named(&saved.state) {
+                bindings.output(r.outputs.len() as u32 + s, saved.memory.view_mut());
+            }
+        }
+        room.launch(&stage.program, bindings, extents)?;
         made.extend(carried);
     }
     Ok(())

@@ -23,6 +23,8 @@ pub struct Spec {
     pub outputs: Vec<Dtype>,
     /// Whether sequences are packed.
     pub boundaries: bool,
+    /// Steps between states that are saved for a gradient; 0: none are.
+    pub save: u32,
 }
 
 impl Spec {
@@ -38,6 +40,7 @@ impl Spec {
             last: vec![None; recurrence.states.len()],
             outputs: vec![dtype; recurrence.outputs.len()],
             boundaries: false,
+            save: 0,
         }
     }
 
@@ -104,6 +107,7 @@ impl Spec {
     pub fn options(&self, recurrence: &Recurrence) -> Options {
         let mut options = Options {
             compute: self.compute(),
+            save: self.save,
             ..Options::default()
         };
         for (decl, dtype) in recurrence.inputs.iter().zip(&self.inputs) {
@@ -155,6 +159,9 @@ impl Spec {
         for (i, (decl, dtype)) in recurrence.outputs.iter().zip(&self.outputs).enumerate() {
             let comma = if i == 0 { "" } else { ", " };
             write!(f, "{comma}{}: {dtype}", decl.name)?;
+        }
+        if self.save > 0 {
+            write!(f, ", save {}", self.save)?;
         }
         f.write_str(if self.boundaries { ", boundaries" } else { "" })
     }

@@ -3,10 +3,10 @@
 //! In: results, the meaning and its bound ([`selscan_dsl::eval_with_bound`]). Out: what is wrong with them, if anything.
 
 use selscan_codegen::Dtype;
-use selscan_dsl::{Array, Outputs, Recurrence};
+use selscan_dsl::{Array, Inputs, Outputs, Recurrence};
 
 use crate::buffer::Tensor;
-use crate::owned::OwnedResults;
+use crate::owned::{OwnedArgs, OwnedResults};
 
 /// K of the one tolerance.
 pub const TOLERANCE: f64 = 32.0;
@@ -46,6 +46,37 @@ impl OwnedResults {
             };
             let eps = epsilon(self.last.get(name));
             compare(name, wanted, bound.last.get(name), Some(found), eps)?;
+        }
+        Ok(())
+    }
+}
+
+impl OwnedArgs {
+    /// Whether these are gradients of the f64 meaning, of which and its bound ([`selscan_dsl::gradients_with_bound`])
+    /// `meaning` consists, for arithmetic in `compute`: all that are here.
+    ///
+    /// # Errors
+    /// The first number that is wrong, in words.
+    pub fn check_gradients(
+        &self,
+        r: &Recurrence,
+        compute: Dtype,
+        (wanted, bound): &(Inputs, Inputs),
+    ) -> Result<(), String> {
+        let found = self.to_inputs(r);
+        let sides = [
+            (&self.inputs, &found.tensors, &wanted.tensors, &bound.tensors),
+            (&self.initial, &found.initial, &wanted.initial, &bound.initial),
+        ];
+        for (tensors, found, wanted, bound) in sides {
+            for (name, tensor) in tensors {
+                let Some(wanted) = wanted.get(name) else {
+                    return Err(format!("there is no gradient by `{name}`"));
+                };
+                let eps = tensor.dtype().epsilon().max(compute.epsilon());
+                let name_of = format!("d_{name}");
+                compare(&name_of, wanted, bound.get(name), found.get(name), eps)?;
+            }
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
 use crate::dtype::Ty;
+use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule, THREADS};
 use crate::structure::Structure;
 use crate::target::Gpu;
@@ -24,7 +25,7 @@ const MOST_UNROLLED: usize = 256;
 const MOST_HELD: usize = 48;
 
 /// Schedules worth trying.
-pub(crate) fn proposals(scan: &Scan, extents: &Extents, compute: Ty, gpu: &Gpu) -> Vec<Schedule> {
+pub(crate) fn proposals(scan: &Scan, extents: &Extents, options: &Options, gpu: &Gpu) -> Vec<Schedule> {
     let rec = &scan.recurrence;
     let structure = Structure::of(rec);
     let steps = extents.get(rec.time);
@@ -37,7 +38,7 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, compute: Ty, gpu: &Gpu) 
     let inner = structure.state_inner.iter().map(|a| extents.get(a));
     // A complex state has two numbers a point, one of f64 two registers.
     let complex = rec.states.iter().any(|s| s.complex);
-    let words = if complex { 2 } else { 1 } * if compute == Ty::F64 { 2 } else { 1 };
+    let words = if complex { 2 } else { 1 } * if options.compute == Ty::F64 { 2 } else { 1 };
     let states = inner.fold(words, usize::saturating_mul).max(1);
     let streams = rec.inputs.iter().filter(|i| {
         i.axes.contains(&rec.time) && structure.lane.is_some_and(|a| i.axes.contains(&a))
@@ -55,6 +56,7 @@ pub(crate) fn proposals(scan: &Scan, extents: &Extents, compute: Ty, gpu: &Gpu) 
         ahead: 1,
         share: 0,
         tiles: 1,
+        save: options.save,
         resident: 0,
     };
     // Asked once: of the many ways to scan, a plan would refuse one after another.

@@ -15,6 +15,8 @@ pub(super) struct Machine<'a> {
     /// Of the present lane.
     regs: Vec<u64>,
     lockstep: Option<Lockstep>,
+    /// Which lane is running, where several are in lockstep: each has scratch memory of its own.
+    lane: usize,
     buffers: Vec<Option<Vec<u8>>>,
     lens: Vec<usize>,
 }
@@ -48,6 +50,7 @@ impl<'a> Machine<'a> {
             vars,
             regs,
             lockstep: None,
+            lane: 0,
             buffers,
             lens,
         }
@@ -149,8 +152,10 @@ impl<'a> Machine<'a> {
                 for i in 0..lanes.active.len() {
                     let lane = lanes.active[i];
                     self.vars[lanes.var] = lane as i64;
+                    self.lane = lane;
                     std::mem::swap(&mut self.regs, &mut lanes.regs[lane]);
                     let done = self.step(code);
+                    self.lane = 0;
                     std::mem::swap(&mut self.regs, &mut lanes.regs[lane]);
                     done?;
                 }
@@ -171,7 +176,10 @@ impl<'a> Machine<'a> {
     fn at(&self, buf: usize, at: &Expr) -> Result<usize, InterpError> {
         let index = self.eval(at)?;
         match usize::try_from(index) {
-            Ok(i) if i < self.lens[buf] => Ok(i),
+            Ok(i) if i < self.lens[buf] => match self.proc.buffers[buf].role {
+                Role::Scratch => Ok(i + self.lane * self.lens[buf]),
+                _ => Ok(i),
+            },
             _ => Err(InterpError::OutOfBounds {
                 proc: self.proc.name.clone(),
                 buffer: self.proc.buffers[buf].name.clone(),

@@ -11,6 +11,7 @@ use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
 use crate::plan::{Pass, Plan};
 use crate::schedule::Order;
+use super::chunks::Kept;
 
 /// A loop under construction.
 pub(super) struct Frame {
@@ -20,6 +21,19 @@ pub(super) struct Frame {
     pub memo: HashMap<(NodeId, Vec<i64>), Reg>,
     pub groups: HashMap<(AxisId, AxisId, i64), Ix>,
     pub head: Option<(Var, LoopKind, Ix, Ix, i64)>,
+}
+
+impl Frame {
+    /// A frame without a loop.
+    pub fn new(bound: AxisSet) -> Frame {
+        Frame {
+            stmts: vec![],
+            bound,
+            memo: HashMap::new(),
+            groups: HashMap::new(),
+            head: None,
+        }
+    }
 }
 
 /// A half of a state: the unit that has one register or buffer element a point.
@@ -40,6 +54,7 @@ pub(super) struct Stored {
 
 /// The builder of one proc; [`Builder::begin`] starts an item body.
 pub(super) struct Builder<'a> {
+    pub plan: &'a Plan,
     pub pass: &'a Pass,
     pub proc: Proc,
     pub chunk: Option<Ix>,
@@ -48,6 +63,14 @@ pub(super) struct Builder<'a> {
     pub initial: Vec<Option<Buf>>,
     pub last: Vec<Option<Buf>>,
     pub outputs: Vec<Buf>,
+    /// Where states are saved before each chunk of time, if they are.
+    pub saved: Vec<Buf>,
+    /// The states of a chunk that was run again: where this pass reads them.
+    pub kept: HashMap<(InputId, Part), Kept>,
+    /// The same where they are written: outputs of the pass that runs again.
+    pub keeps: HashMap<(u32, Part), Kept>,
+    /// Which part of the sums over the lane axis this item makes.
+    pub part: Option<Ix>,
     /// The position on each axis, where it is bound.
     pub at: Vec<Option<Ix>>,
     /// Which unrolled copy of each axis is being emitted; −1 where the axis is not unrolled.
@@ -84,24 +107,23 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(plan: &Plan, pass: &'a Pass) -> Self {
-        let rec = &pass.recurrence;
+    pub fn new(plan: &'a Plan, pass: &'a Pass) -> Self {
         let proc = Proc {
-            name: pass.name.clone(),
             extents: plan.extent_names.clone(),
             multiples: plan.multiples.clone(),
-            narrow: false,
             threads: pass.schedule.threads,
             resident: pass.schedule.resident,
             apart: pass.schedule.order == Order::Staged && (2..32).contains(&pass.schedule.warp),
-            buffers: vec![],
-            vars: vec![],
-            regs: vec![],
-            rows: vec![],
-            items: Ix::Const(0),
-            body: vec![],
+            ..Proc::empty(&pass.name)
         };
+        Builder::over(proc, plan, pass)
+    }
+
+    /// The builder of a pass in a proc that may hold others.
+    pub fn over(proc: Proc, plan: &'a Plan, pass: &'a Pass) -> Self {
+        let rec = &pass.recurrence;
         let mut b = Builder {
+            plan,
             pass,
             proc,
             chunk: None,
@@ -110,13 +132,17 @@ impl<'a> Builder<'a> {
             initial: vec![],
             last: vec![],
             outputs: vec![],
+            saved: vec![],
+            kept: HashMap::new(),
+            keeps: HashMap::new(),
+            part: None,
             at: vec![None; rec.axes.len()],
             copy: vec![-1; rec.axes.len()],
             grid: AxisSet::EMPTY,
             frames: vec![],
             first: None,
             lane_var: None,
-            multiple_of_time: if pass.chunk.is_none() {
+            multiple_of_time: if pass.chunk.is_none() && pass.save == 0 {
                 plan.multiple(rec.time)
             } else {
                 1
@@ -139,6 +165,7 @@ impl<'a> Builder<'a> {
         let live = rec.graph.reachable(&rec.roots());
         let used = |i: usize| {
             live.iter().any(|&id| matches!(rec.graph.node(id), Node::Input { input: InputId(k), .. } if *k as usize == i))
+                && !pass.replays.iter().flat_map(|r| &r.reads).any(|(input, ..)| input.0 as usize == i)
         };
         for (i, (decl, &role)) in rec.inputs.iter().zip(&pass.inputs).enumerate() {
             let buf = used(i).then(|| b.tensor(&decl.name, role, &decl.axes, decl.complex, false));
@@ -154,9 +181,19 @@ impl<'a> Builder<'a> {
                 last.map(|role| b.tensor(&name("last"), role, &state.axes, state.complex, chunked));
             b.last.push(buf);
         }
-        for (decl, &role) in rec.outputs.iter().zip(&pass.outputs) {
-            let buf = b.tensor(&decl.name, role, &decl.axes, decl.complex, false);
+        for (k, (decl, &role)) in rec.outputs.iter().zip(&pass.outputs).enumerate() {
+            let buf = match role.0 {
+                // What is kept of it is the item's own.
+                Role::Scratch => Buf(0),
+                _ if b.is_summed(k) => b.parts(&decl.name, role, &decl.axes, decl.complex),
+                _ => b.tensor(&decl.name, role, &decl.axes, decl.complex, false),
+            };
             b.outputs.push(buf);
+        }
+        for (state, &role) in rec.states.iter().zip(&pass.saved) {
+            let name = format!("{}_saved", state.name);
+            let buf = b.tensor(&name, role, &state.axes, state.complex, true);
+            b.saved.push(buf);
         }
         b
     }
@@ -170,13 +207,23 @@ impl<'a> Builder<'a> {
         chunked: bool,
     ) -> Buf {
         let mut len = Ix::Const(if complex { 2 } else { 1 });
-        if let (true, Some(chunk)) = (chunked, self.pass.chunk) {
+        let chunk = self.pass.chunk.or(Some(self.pass.save).filter(|&n| n > 0));
+        if let (true, Some(chunk)) = (chunked, chunk) {
             len = len
                 * self
                     .extent(self.pass.recurrence.time)
                     .div_ceil(i64::from(chunk));
         }
         let len = axes.iter().fold(len, |len, &a| len * self.extent(a));
+        self.buffer(name, role, dtype, len)
+    }
+
+    /// A buffer; passes in one proc share what they both read.
+    pub fn buffer(&mut self, name: &str, role: Role, dtype: Dtype, len: Ix) -> Buf {
+        let own = |b: &BufferDecl| b.role == role && b.dtype == dtype;
+        if let (Role::Input(_), Some(at)) = (role, self.proc.buffers.iter().position(own)) {
+            return Buf(at as u32);
+        }
         self.proc.buffers.push(BufferDecl {
             name: name.to_owned(),
             role,
@@ -379,11 +426,8 @@ impl<'a> Builder<'a> {
             .map_or(AxisSet::EMPTY, |f| f.bound)
             .union(axes);
         self.frames.push(Frame {
-            stmts: vec![],
-            bound,
-            memo: HashMap::new(),
-            groups: HashMap::new(),
             head,
+            ..Frame::new(bound)
         });
     }
 

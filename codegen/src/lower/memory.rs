@@ -54,7 +54,7 @@ impl Builder<'_> {
         }
     }
 
-    fn flat(
+    pub fn flat(
         &mut self,
         dims: &[(AxisId, AxisIndex)],
         complex: Option<Part>,
@@ -78,6 +78,9 @@ impl Builder<'_> {
         part: Part,
         moved: Option<(AxisId, Ix)>,
     ) -> (Buf, Ix) {
+        if let Some(kept) = self.kept_ix(input, index, part, moved.as_ref()) {
+            return kept;
+        }
         let decl = &self.pass.recurrence.inputs[input.0 as usize];
         let dims: Vec<_> = decl
             .axes
@@ -94,17 +97,21 @@ impl Builder<'_> {
         (self.inputs[input.0 as usize].unwrap_or(Buf(0)), ix)
     }
 
-    /// The flat index of a state's element, from the caller's tensor of it.
-    fn outer_state_ix(&mut self, slot: Slot) -> Ix {
+    /// The flat index of a state's element in a tensor of it, or in the `start`-th of several.
+    pub fn outer_state_ix(&mut self, slot: Slot, start: Ix) -> Ix {
         let decl = self.pass.recurrence.state(slot.state);
         let dims: Vec<_> = decl.axes.iter().map(|&a| (a, AxisIndex::At(a))).collect();
-        let start = self.chunk.clone().unwrap_or(Ix::Const(0));
         self.flat(&dims, decl.complex.then_some(slot.part), None, start)
+    }
+
+    /// The chunk of time that this item runs, where it runs one.
+    fn own_chunk(&self) -> Ix {
+        self.chunk.clone().unwrap_or(Ix::Const(0))
     }
 
     /// A state's value before the first step, at the present point, in the innermost loop.
     pub fn load_initial(&mut self, slot: Slot) -> Reg {
-        let ix = self.outer_state_ix(slot);
+        let ix = self.outer_state_ix(slot, self.own_chunk());
         let decl = self.pass.recurrence.state(slot.state);
         match self.initial[slot.state.0 as usize] {
             Some(buf) => self.set(self.ty, Rhs::Load(buf, ix)),
@@ -122,7 +129,7 @@ impl Builder<'_> {
     /// Stores a state's value after the last step, if the caller wants it.
     pub fn store_last(&mut self, slot: Slot, value: Reg) {
         if let Some(buf) = self.last[slot.state.0 as usize] {
-            let ix = self.outer_state_ix(slot);
+            let ix = self.outer_state_ix(slot, self.own_chunk());
             let axes = &self.pass.recurrence.state(slot.state).axes;
             self.store(axes, Stmt::Store(buf, ix, value));
         }
@@ -134,6 +141,12 @@ impl Builder<'_> {
 
     /// Stores one half of an output at the present point.
     pub fn store_output(&mut self, output: usize, part: Part, value: Reg) {
+        if let Some((buf, ix)) = self.keep_ix(output, part) {
+            return self.stmt(Stmt::Store(buf, ix, value));
+        }
+        if self.is_summed(output) {
+            return self.store_summed(output, part, value);
+        }
         let decl = &self.pass.recurrence.outputs[output];
         let dims: Vec<_> = decl.axes.iter().map(|&a| (a, AxisIndex::At(a))).collect();
         let ix = self.flat(&dims, decl.complex.then_some(part), None, Ix::Const(0));
@@ -150,7 +163,7 @@ impl Builder<'_> {
         steps: Option<i64>,
     ) -> Stored {
         let width = if laned {
-            i64::from(self.lanes * self.vectors)
+            self.own_lanes() * i64::from(self.vectors)
         } else {
             1
         };
@@ -199,12 +212,20 @@ impl Builder<'_> {
                 .structure
                 .lane
                 .map_or(0, |a| self.copy[a.0 as usize].max(0));
-            let lane = self.lane_var.map_or(Ix::Const(0), Ix::Var);
-            ix = ix * Ix::Const(i64::from(self.lanes * self.vectors))
-                + lane
-                + Ix::Const(vector * i64::from(self.lanes));
+            let own = self.own_lanes();
+            let lane = self.lane_var.filter(|_| own > 1).map_or(Ix::Const(0), Ix::Var);
+            ix = ix * Ix::Const(own * i64::from(self.vectors)) + lane + Ix::Const(vector * own);
         }
         ix
+    }
+
+    /// Lanes that lie beside one another in scratch memory: a GPU's are threads, each with memory of its own.
+    fn own_lanes(&self) -> i64 {
+        if self.plan.wide {
+            1
+        } else {
+            i64::from(self.lanes)
+        }
     }
 
     /// Where a state lies in memory.

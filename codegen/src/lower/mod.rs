@@ -5,9 +5,11 @@
 //! [`Order`], one file each.
 
 mod builder;
+mod chunks;
 mod items;
 mod loops;
 mod memory;
+mod nest;
 mod number;
 mod registers;
 mod run;
@@ -15,6 +17,7 @@ mod scanned;
 mod shared;
 mod staged;
 mod stepped;
+mod sums;
 mod tiled;
 mod values;
 
@@ -59,9 +62,17 @@ enum Dim {
     Chunk,
     /// Blocks of the lane axis.
     Blocks,
+    /// Parts of sums over the lane axis: several blocks each.
+    Parts,
 }
 
-fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
+/// The blocks of `width` points of an axis, and the points left over.
+pub(crate) fn blocks(extent: &Ix, width: i64) -> Ix {
+    let whole = extent.clone() / Ix::Const(width);
+    whole.clone() + (extent.clone() - whole * Ix::Const(width))
+}
+
+fn lower_pass<'a>(plan: &'a Plan, pass: &'a Pass) -> Proc {
     let mut b = Builder::new(plan, pass);
     let (rec, schedule) = (&pass.recurrence, &pass.schedule);
     let lane = pass.structure.lane;
@@ -69,10 +80,8 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
     // Whole blocks first, then the points left over, one item each.
     let lane_extent = lane.map(|a| pass.extents[a.0 as usize].clone());
     let whole = lane_extent.clone().map(|n| n / Ix::Const(width));
-    let blocks = match (&lane_extent, &whole) {
-        (Some(n), Some(whole)) => whole.clone() + (n.clone() - whole.clone() * Ix::Const(width)),
-        _ => Ix::Const(1),
-    };
+    let blocks = lane_extent.as_ref().map_or(Ix::Const(1), |n| blocks(n, width));
+    let parts = pass.sums.as_ref().filter(|sums| sums.parts > 0);
     let chunks = pass.chunk.map(|c| {
         pass.extents[rec.time.0 as usize]
             .clone()
@@ -83,7 +92,10 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
         dims.push((Dim::Axis(axis), pass.extents[axis.0 as usize].clone()));
     }
     dims.extend(chunks.map(|n| (Dim::Chunk, n)));
-    dims.extend(lane.map(|_| (Dim::Blocks, blocks)));
+    match parts {
+        Some(sums) => dims.push((Dim::Parts, sums.all.clone())),
+        None => dims.extend(lane.map(|_| (Dim::Blocks, blocks.clone()))),
+    }
     b.proc.items = dims
         .iter()
         .fold(Ix::Const(1), |n, (_, extent)| n * extent.clone());
@@ -97,6 +109,7 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
             Dim::Axis(axis) => rec.axis_name(*axis).to_lowercase(),
             Dim::Chunk => "chunk".to_owned(),
             Dim::Blocks => "block".to_owned(),
+            Dim::Parts => "part".to_owned(),
         };
         let own = if k == 0 {
             b.proc.vars[rest.0 as usize] = name;
@@ -115,10 +128,17 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
         match dim {
             Dim::Axis(axis) => b.bind_axis(*axis, Ix::Var(own)),
             Dim::Chunk => b.chunk = Some(Ix::Var(own)),
-            Dim::Blocks => block = Some(own),
+            Dim::Blocks => {
+                block = Some(own);
+                b.part = Some(Ix::Var(own));
+            }
+            Dim::Parts => {
+                block = Some(b.proc.var("block"));
+                b.part = Some(Ix::Var(own));
+            }
         }
     }
-    let mut body = lets;
+    let mut body = Vec::new();
     match (block, whole) {
         (Some(block), Some(whole)) if width > 1 => {
             let vectors = lane_body(&mut b, block, Ix::Const(0), schedule.lanes, schedule.block);
@@ -143,10 +163,16 @@ fn lower_pass(plan: &Plan, pass: &Pass) -> Proc {
         (Some(block), _) => body.extend(lane_body(&mut b, block, Ix::Const(0), 1, 1)),
         (None, _) => {
             b.begin(None, 1, 1);
-            nest(&mut b);
+            nest::nest(&mut b);
             body.extend(b.finish());
         }
     }
+    if let (Some(sums), Some(block), Some(Ix::Var(part))) = (parts, block, b.part.clone()) {
+        body = sums.each_block(part, block, &blocks, body);
+        lets.extend(b.clear_parts());
+    }
+    lets.extend(body);
+    let body = lets;
     let items = b.proc.items.clone();
     b.proc.body = vec![Stmt::For {
         var: item,
@@ -167,18 +193,8 @@ fn lane_body(b: &mut Builder<'_>, block: Var, skipped: Ix, lanes: u32, vectors: 
         Ix::Var(block) * Ix::Const(i64::from(lanes * vectors)) + skipped,
     );
     b.begin(Some(first), lanes, vectors);
-    nest(b);
+    nest::nest(b);
     let mut body = vec![bind];
     body.extend(b.finish());
     body
-}
-
-fn nest(b: &mut Builder<'_>) {
-    match b.pass.schedule.order {
-        Order::Registers => registers::lower(b),
-        Order::Tiled => tiled::lower(b),
-        Order::Stepped => stepped::lower(b),
-        Order::Scanned => scanned::lower(b),
-        Order::Staged => staged::lower(b),
-    }
 }

@@ -16,28 +16,66 @@ use crate::loop_ir::{Ix, Reg};
 /// A point of a state: its half, its copies, the register that carries it from step to step.
 pub(super) type Held = (Slot, Vec<i64>, Reg);
 
-pub(super) fn lower(b: &mut Builder<'_>) {
-    let pass = b.pass;
-    b.block(pass.structure.inner, |b| {
-        let slots = b.all_slots();
-        let held = open(b, &slots);
-        let (lo, hi) = b.steps();
+/// The states of an item, in registers.
+pub(super) struct Open {
+    slots: Vec<(Slot, NodeId)>,
+    held: Vec<Held>,
+}
+
+/// The states before the first step.
+pub(super) fn begin(b: &mut Builder<'_>) -> Open {
+    let slots = b.all_slots();
+    let held = open(b, &slots);
+    Open { slots, held }
+}
+
+impl Open {
+    /// The steps from `lo` to `hi`; the inner axes are bound.
+    pub fn steps(&self, b: &mut Builder<'_>, lo: Ix, hi: Ix) {
         b.open_shared();
         if !b.shared_inputs.is_empty() {
             // Tile by tile, each from what the block copied.
-            let tile = i64::from(pass.schedule.tile);
+            let tile = i64::from(b.pass.schedule.tile);
             b.begin_shared(&lo, &hi);
             b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), tile, |b, start| {
                 let next = start.clone() + Ix::Const(tile);
                 b.fill_shared(&start, &next);
                 let end = next.min(hi);
-                steps(b, &slots, &held, start, end);
+                steps(b, &self.slots, &self.held, start, end);
             });
         } else {
-            steps(b, &slots, &held, lo, hi);
+            steps(b, &self.slots, &self.held, lo, hi);
         }
-        close(b, &slots, &held);
-    });
+    }
+
+    /// Each value of each state, at its point.
+    pub fn each_state(&self, b: &mut Builder<'_>, body: &mut dyn FnMut(&mut Builder<'_>, Slot, Reg)) {
+        each_held(b, &self.slots, &self.held, body);
+    }
+}
+
+/// Stores the states after the last step.
+pub(super) fn close(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held]) {
+    each_held(b, slots, held, &mut |b, slot, register| b.store_last(slot, register));
+}
+
+fn each_held(
+    b: &mut Builder<'_>,
+    slots: &[(Slot, NodeId)],
+    held: &[Held],
+    body: &mut dyn FnMut(&mut Builder<'_>, Slot, Reg),
+) {
+    let mut registers = held.iter().map(|h| h.2);
+    for &(slot, _) in slots {
+        let inner = b.state_inner(slot.state);
+        b.each_vector(|b| {
+            b.each_copy(&inner, &mut |b| {
+                if let Some(register) = registers.next() {
+                    body(b, slot, register);
+                }
+            });
+        });
+    }
 }
 
 /// The states before the first step, each point in a register that is carried from step to step.
@@ -55,21 +93,6 @@ pub(super) fn open(b: &mut Builder<'_>, slots: &[(Slot, NodeId)]) -> Vec<Held> {
         });
     }
     held
-}
-
-/// Stores the states after the last step.
-pub(super) fn close(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held]) {
-    let mut registers = held.iter().map(|h| h.2);
-    for &(slot, _) in slots {
-        let inner = b.state_inner(slot.state);
-        b.each_vector(|b| {
-            b.each_copy(&inner, &mut |b| {
-                if let Some(register) = registers.next() {
-                    b.store_last(slot, register);
-                }
-            });
-        });
-    }
 }
 
 /// The steps from `lo` to `hi`, `unroll` a turn.

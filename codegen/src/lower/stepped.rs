@@ -15,7 +15,7 @@ use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Part, StateId, When};
 use super::builder::{Builder, Slot};
 use super::items::{What, Work, select};
 use super::values::reduce_identity;
-use crate::loop_ir::{Reg, Rhs, Stmt};
+use crate::loop_ir::{Ix, Reg, Rhs, Stmt};
 use crate::structure::Level;
 
 /// Work that shares one loop nest.
@@ -26,7 +26,15 @@ pub(super) struct Nest {
     pub work: Vec<usize>,
 }
 
-pub(super) fn lower(b: &mut Builder<'_>) {
+/// The states of an item, in memory, and the nests of a step.
+pub(super) struct Open {
+    work: Vec<Work>,
+    nests: Vec<Nest>,
+    apart: Vec<StateId>,
+}
+
+/// What is the same at every step, and the states before the first.
+pub(super) fn begin(b: &mut Builder<'_>) -> Open {
     let work = select(b.pass);
     let (fixed, moving): (Vec<usize>, Vec<usize>) =
         (0..work.len()).partition(|&i| is_invariant(&work[i]));
@@ -34,24 +42,29 @@ pub(super) fn lower(b: &mut Builder<'_>) {
     let nests = nests(b, &work, &moving);
     let apart = states_apart(&work, &nests);
     open_states(b, &apart);
-    let (lo, hi) = b.steps();
     for &i in &moving {
         place(b, &work[i], None);
     }
-    b.each_step(lo, hi, |b, _| {
-        for nest in &nests {
-            run(b, &work, nest);
-        }
-        for &state in &apart {
-            each_state_point(b, state, |b, slot| {
-                let next = b.own_state_ix(slot, When::Next);
-                let here = b.own_state_ix(slot, When::Prev);
-                let value = b.set(b.ty(), Rhs::Load(next.0, next.1));
-                b.stmt(Stmt::Store(here.0, here.1, value));
-            });
-        }
-    });
-    close_states(b);
+    Open { work, nests, apart }
+}
+
+impl Open {
+    /// The steps from `lo` to `hi`.
+    pub fn steps(&self, b: &mut Builder<'_>, lo: Ix, hi: Ix) {
+        b.each_step(lo, hi, |b, _| {
+            for nest in &self.nests {
+                run(b, &self.work, nest);
+            }
+            for &state in &self.apart {
+                each_state_point(b, state, |b, slot| {
+                    let next = b.own_state_ix(slot, When::Next);
+                    let here = b.own_state_ix(slot, When::Prev);
+                    let value = b.set(b.ty(), Rhs::Load(next.0, next.1));
+                    b.stmt(Stmt::Store(here.0, here.1, value));
+                });
+            }
+        });
+    }
 }
 
 /// Whether work is the same at every step.
@@ -121,19 +134,24 @@ pub(super) fn open_states(b: &mut Builder<'_>, apart: &[StateId]) {
 
 /// Hands the last values to the caller.
 pub(super) fn close_states(b: &mut Builder<'_>) {
-    for state in b
-        .pass
-        .recurrence
-        .state_ids()
-        .filter(|&s| b.wants_last(s))
-        .collect::<Vec<_>>()
-    {
-        each_state_point(b, state, |b, slot| {
-            let (buf, ix) = b.own_state_ix(slot, When::Prev);
-            let value = b.set(b.ty(), Rhs::Load(buf, ix));
-            b.store_last(slot, value);
-        });
+    for state in b.pass.recurrence.state_ids() {
+        if b.wants_last(state) {
+            each_value(b, state, &mut |b, slot, value| b.store_last(slot, value));
+        }
     }
+}
+
+/// Each value of a state that lies in memory, at its point.
+pub(super) fn each_value(
+    b: &mut Builder<'_>,
+    state: StateId,
+    body: &mut dyn FnMut(&mut Builder<'_>, Slot, Reg),
+) {
+    each_state_point(b, state, |b, slot| {
+        let (buf, ix) = b.own_state_ix(slot, When::Prev);
+        let value = b.set(b.ty(), Rhs::Load(buf, ix));
+        body(b, slot, value);
+    });
 }
 
 fn each_state_point(
@@ -241,7 +259,7 @@ pub(super) fn run(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
             b.serial(
                 &name,
                 AxisSet::of(axis),
-                crate::loop_ir::Ix::Const(0),
+                Ix::Const(0),
                 hi,
                 1,
                 |b, at| {

@@ -16,13 +16,22 @@ use selscan_dsl::{AxisSet, Node, NodeId, ReduceOp, When};
 use super::builder::Builder;
 use super::items::{What, Work, select};
 use super::stepped::{
-    close_states, is_invariant, nests, open_states, output, place, prologue, run,
+    is_invariant, nests, open_states, output, place, prologue, run,
 };
 use super::values::reduce_identity;
 use crate::loop_ir::{Ix, Rhs, Stmt};
 use crate::structure::Level;
 
-pub(super) fn lower(b: &mut Builder<'_>) {
+/// The states of an item, in memory, and the work of a tile by when it is done.
+pub(super) struct Open {
+    work: Vec<Work>,
+    before: Vec<usize>,
+    during: Vec<usize>,
+    after: Vec<usize>,
+}
+
+/// What is the same at every step, and the states before the first.
+pub(super) fn begin(b: &mut Builder<'_>) -> Open {
     let work = select(b.pass);
     let tile = i64::from(b.pass.schedule.tile);
     let of = |keep: &dyn Fn(&Work) -> bool| -> Vec<usize> {
@@ -41,30 +50,47 @@ pub(super) fn lower(b: &mut Builder<'_>) {
     for &i in before.iter().chain(&during).chain(&after) {
         place(b, &work[i], Some(tile));
     }
-    let (lo, hi) = b.steps();
-    b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), tile, |b, start| {
-        let end = (start.clone() + Ix::Const(tile)).min(hi);
-        let sums = reductions(b, &work, &during);
-        if !before.is_empty() || !sums.is_empty() {
-            each_local_step(b, &start, &end, |b| {
-                for nest in nests(b, &work, &before) {
-                    run(b, &work, &nest);
-                }
-                for &(id, op, _) in &sums {
-                    clear(b, id, op);
-                }
-            });
-        }
-        state_nest(b, &work, &during, &sums, &start, &end);
-        if !after.is_empty() {
-            each_local_step(b, &start, &end, |b| {
-                for nest in nests(b, &work, &after) {
-                    run(b, &work, &nest);
-                }
-            });
-        }
-    });
-    close_states(b);
+    Open {
+        work,
+        before,
+        during,
+        after,
+    }
+}
+
+impl Open {
+    /// The steps from `lo` to `hi`.
+    pub fn steps(&self, b: &mut Builder<'_>, lo: Ix, hi: Ix) {
+        let Open {
+            work,
+            before,
+            during,
+            after,
+        } = self;
+        let tile = i64::from(b.pass.schedule.tile);
+        b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), tile, |b, start| {
+            let end = (start.clone() + Ix::Const(tile)).min(hi);
+            let sums = reductions(b, work, during);
+            if !before.is_empty() || !sums.is_empty() {
+                each_local_step(b, &start, &end, |b| {
+                    for nest in nests(b, work, before) {
+                        run(b, work, &nest);
+                    }
+                    for &(id, op, _) in &sums {
+                        clear(b, id, op);
+                    }
+                });
+            }
+            state_nest(b, work, during, &sums, &start, &end);
+            if !after.is_empty() {
+                each_local_step(b, &start, &end, |b| {
+                    for nest in nests(b, work, after) {
+                        run(b, work, &nest);
+                    }
+                });
+            }
+        });
+    }
 }
 
 fn each_local_step(b: &mut Builder<'_>, start: &Ix, end: &Ix, body: impl FnOnce(&mut Builder<'_>)) {

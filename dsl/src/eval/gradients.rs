@@ -22,6 +22,30 @@ pub fn gradients(
     cotangents: &Outputs,
     wrt: &[&str],
 ) -> Result<Inputs, EvalError> {
+    Ok(run(r, inputs, cotangents, wrt, false)?.0)
+}
+
+/// The gradients, and for every element its magnitude m, as [`super::eval_with_bound`] has it: those of the states that a
+/// gradient reads are what the forward run makes them.
+///
+/// # Errors
+/// As [`gradients`].
+pub fn gradients_with_bound(
+    r: &Recurrence,
+    inputs: &Inputs,
+    cotangents: &Outputs,
+    wrt: &[&str],
+) -> Result<(Inputs, Inputs), EvalError> {
+    run(r, inputs, cotangents, wrt, true)
+}
+
+fn run(
+    r: &Recurrence,
+    inputs: &Inputs,
+    cotangents: &Outputs,
+    wrt: &[&str],
+    bound: bool,
+) -> Result<(Inputs, Inputs), EvalError> {
     let tensors = cotangents.tensors.iter().map(|x| (x, true));
     let last = cotangents.last.iter().map(|x| (x, false));
     let mut shapes = Vec::new();
@@ -48,7 +72,7 @@ pub fn gradients(
     let mut forward = primal;
     let r = forward.r.clone();
     forward.r = adjoint.forward(&r);
-    let (mut values, _) = run_call(&forward, &inputs.initial, false)?;
+    let (mut values, mut bounds) = run_call(&forward, &inputs.initial, bound)?;
 
     let zeros =
         |axes: &[crate::AxisId], complex| Array::filled(&forward.extents.shape(axes), complex, 0.0);
@@ -56,12 +80,15 @@ pub fn gradients(
         r: adjoint.recurrence.clone(),
         extents: forward.extents.clone(),
         tensors: forward.tensors.clone(),
+        bounds: forward.bounds.clone(),
     };
     let saved = forward.r.outputs[r.outputs.len()..].iter();
     for (saved, output) in adjoint.saved.iter().zip(saved) {
         let value = values.tensors.remove(&output.name);
         let value = value.unwrap_or_else(|| zeros(&output.axes, output.complex));
         backward.tensors.insert(saved.name.clone(), value);
+        let m = bounds.tensors.remove(&output.name);
+        backward.bounds.extend(m.map(|m| (saved.name.clone(), m)));
     }
     for (output, input) in &adjoint.cotangents {
         let given = cotangents.tensors.get(output).cloned();
@@ -73,18 +100,20 @@ pub fn gradients(
         .states
         .iter()
         .filter_map(|(state, d)| Some((d.clone(), cotangents.last.get(state)?.clone())));
-    let (mut found, _) = run_call(&backward, &last.collect(), false)?;
-
-    let mut out = Inputs::new();
-    for (input, d) in adjoint.gradients {
-        let value = found.tensors.remove(&d).or_else(|| found.last.remove(&d));
-        out.tensors.extend(value.map(|x| (input, x)));
-    }
-    for (state, d) in adjoint.states {
-        if wrt.contains(&state.as_str()) {
-            out.initial
-                .extend(found.last.remove(&d).map(|x| (state, x)));
+    let (found, bounds) = run_call(&backward, &last.collect(), bound)?;
+    let by_input = |mut found: Outputs| {
+        let mut out = Inputs::new();
+        for (input, d) in &adjoint.gradients {
+            let value = found.tensors.remove(d).or_else(|| found.last.remove(d));
+            out.tensors.extend(value.map(|x| (input.clone(), x)));
         }
-    }
-    Ok(out)
+        for (state, d) in &adjoint.states {
+            if wrt.contains(&state.as_str()) {
+                let value = found.last.remove(d);
+                out.initial.extend(value.map(|x| (state.clone(), x)));
+            }
+        }
+        out
+    };
+    Ok((by_input(found), by_input(bounds)))
 }

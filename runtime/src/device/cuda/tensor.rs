@@ -23,7 +23,12 @@ pub struct DeviceTensor {
 }
 
 impl DeviceTensor {
-    fn new(cuda: &Cuda, dtype: Dtype, shape: &[usize]) -> Result<DeviceTensor, Error> {
+    /// A tensor of whatever was there.
+    pub(crate) fn unwritten(
+        cuda: &Cuda,
+        dtype: Dtype,
+        shape: &[usize],
+    ) -> Result<DeviceTensor, Error> {
         cuda.not_while_capturing("a tensor was made", "make it before")?;
         let bytes = elements(dtype, shape)? * dtype.bytes();
         Ok(DeviceTensor {
@@ -39,7 +44,7 @@ impl DeviceTensor {
     /// # Errors
     /// [`Error::DeviceMemory`]; [`Error::TooLarge`].
     pub fn zeros(cuda: &Cuda, dtype: Dtype, shape: &[usize]) -> Result<DeviceTensor, Error> {
-        let tensor = DeviceTensor::new(cuda, dtype, shape)?;
+        let tensor = DeviceTensor::unwritten(cuda, dtype, shape)?;
         cuda.set_bytes(tensor.memory.ptr(), tensor.memory.bytes(), 0)?;
         Ok(tensor)
     }
@@ -65,7 +70,7 @@ impl DeviceTensor {
     }
 
     fn from_host(cuda: &Cuda, tensor: &TensorRef<'_>) -> Result<DeviceTensor, Error> {
-        let made = DeviceTensor::new(cuda, tensor.dtype(), tensor.shape())?;
+        let made = DeviceTensor::unwritten(cuda, tensor.dtype(), tensor.shape())?;
         cuda.upload(&tensor.span(), made.memory.ptr())?;
         // A caller's page-locked memory would be read later.
         cuda.synchronize()?;
@@ -77,7 +82,7 @@ impl DeviceTensor {
     /// # Errors
     /// As [`DeviceTensor::zeros`].
     pub fn copy(&self) -> Result<DeviceTensor, Error> {
-        let made = DeviceTensor::new(&self.cuda, self.dtype, &self.shape)?;
+        let made = DeviceTensor::unwritten(&self.cuda, self.dtype, &self.shape)?;
         self.cuda
             .copy(self.memory.ptr(), made.memory.ptr(), self.memory.bytes())?;
         Ok(made)

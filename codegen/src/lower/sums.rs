@@ -1,0 +1,177 @@
+//! Sums over the lane axis, left in parts: gradients of what the channels share.
+//!
+//! ```text
+//! part[p] = Σ of the values of the channels whose blocks are in part p        parts: groups · P, or one a block
+//! ```
+//! An item runs the blocks of a part one after another and adds each to what was there, in this order, so that no two
+//! items write the same element. On a CPU the vectors' lanes stay apart: a summed output has them as its last axis. On a GPU
+//! they meet in a butterfly. In: a [`Builder`] whose pass has such outputs. Out: the loop over blocks, zeroes before it, stores.
+
+use selscan_dsl::{AxisId, AxisSet, Part};
+
+use super::builder::Builder;
+use crate::dtype::Dtype;
+use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Reg, Rhs, Role, Stmt, Var};
+use crate::plan::Sums;
+
+impl Sums {
+    /// The blocks of part `p`: first, and one after the last.
+    fn blocks(&self, p: Var, blocks: &Ix) -> (Ix, Ix) {
+        let (p, parts) = (Ix::Var(p), Ix::Const(i64::from(self.parts)));
+        let in_group = blocks.clone() / self.groups.clone();
+        let each = in_group.clone().div_ceil(i64::from(self.parts));
+        let group = p.clone() / parts.clone();
+        let first = (p - group.clone() * parts) * each.clone();
+        let end = (first.clone() + each).min(in_group.clone());
+        let start = group * in_group;
+        (start.clone() + first, start + end)
+    }
+
+    /// The statements of a block as those of a part.
+    pub(super) fn each_block(&self, p: Var, block: Var, blocks: &Ix, body: Vec<Stmt>) -> Vec<Stmt> {
+        let (lo, hi) = self.blocks(p, blocks);
+        vec![Stmt::For {
+            var: block,
+            kind: LoopKind::Serial,
+            lo,
+            hi,
+            step: 1,
+            body,
+        }]
+    }
+}
+
+impl Builder<'_> {
+    /// Whether an output is left in parts.
+    pub fn is_summed(&self, output: usize) -> bool {
+        let sums = self.pass.sums.as_ref();
+        sums.is_some_and(|sums| sums.outputs[output])
+    }
+
+    /// Neighbours that a part has at each of its points: the lanes of a vector.
+    fn apart(&self) -> i64 {
+        if self.plan.wide {
+            1
+        } else {
+            i64::from(self.pass.schedule.lanes)
+        }
+    }
+
+    /// The memory of an output that is left in parts.
+    pub fn parts(
+        &mut self,
+        name: &str,
+        (role, dtype): (Role, Dtype),
+        axes: &[AxisId],
+        complex: bool,
+    ) -> Buf {
+        let count = match &self.pass.sums {
+            Some(sums) => sums.all.clone(),
+            None => Ix::Const(1),
+        };
+        let len = Ix::Const(self.apart() * if complex { 2 } else { 1 });
+        let len = axes.iter().fold(len, |len, &a| {
+            let lane = self.pass.structure.lane == Some(a);
+            len * if lane { count.clone() } else { self.extent(a) }
+        });
+        self.buffer(name, role, dtype, len)
+    }
+
+    /// The index of an output's element in its part.
+    fn part_ix(&self, output: usize, part: Part, lane: Ix) -> Ix {
+        let decl = &self.pass.recurrence.outputs[output];
+        let mut ix = Ix::Const(0);
+        for &axis in &decl.axes {
+            let (extent, at) = match (&self.pass.sums, &self.part) {
+                (Some(sums), Some(part)) if self.pass.structure.lane == Some(axis) => {
+                    (sums.all.clone(), part.clone())
+                }
+                _ => (self.extent(axis), self.position(axis)),
+            };
+            ix = ix * extent + at;
+        }
+        ix = ix * Ix::Const(self.apart()) + lane;
+        match decl.complex {
+            true => ix * Ix::Const(2) + Ix::Const(i64::from(part == Part::Im)),
+            false => ix,
+        }
+    }
+
+    /// Adds one half of an output at the present point to its part.
+    pub fn store_summed(&mut self, output: usize, part: Part, value: Reg) {
+        let buf = self.outputs[output];
+        let adds = self.pass.sums.as_ref().is_some_and(|sums| sums.parts > 0);
+        let (ty, lanes) = (self.ty, self.lanes);
+        if !self.plan.wide {
+            let lane = self.lane_var.map_or(Ix::Const(0), Ix::Var);
+            let ix = self.part_ix(output, part, lane);
+            let before = self.set(ty, Rhs::Load(buf, ix.clone()));
+            let both = self.combine(selscan_dsl::ReduceOp::Sum, before, value);
+            return self.stmt(Stmt::Store(buf, ix, both));
+        }
+        let mut sum = value;
+        let mut far = lanes / 2;
+        while far > 0 {
+            let other = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![sum]);
+            let other = self.set(ty, other);
+            sum = self.combine(selscan_dsl::ReduceOp::Sum, sum, other);
+            far /= 2;
+        }
+        let ix = self.part_ix(output, part, Ix::Const(0));
+        let mut store = Vec::new();
+        if adds {
+            let (before, both) = (self.proc.reg(ty), self.proc.reg(ty));
+            let add = LoopOp::Math(selscan_dsl::Op::Add);
+            store.push(Stmt::Set(before, Rhs::Load(buf, ix.clone())));
+            store.push(Stmt::Set(both, Rhs::Op(add, vec![before, sum])));
+            sum = both;
+        }
+        store.push(Stmt::Store(buf, ix, sum));
+        match self.lane_var {
+            Some(lane) => self.stmt(Stmt::If {
+                lhs: Ix::Var(lane),
+                rhs: Ix::Const(1),
+                then: store,
+                els: vec![],
+            }),
+            None => store.into_iter().for_each(|stmt| self.stmt(stmt)),
+        }
+    }
+
+    /// Zeroes what an item will add to; stands before its blocks.
+    pub fn clear_parts(&mut self) -> Vec<Stmt> {
+        self.begin(None, 1, 1);
+        let pass = self.pass;
+        let adds = pass.sums.as_ref().is_some_and(|sums| sums.parts > 0);
+        for (k, decl) in pass.recurrence.outputs.iter().enumerate() {
+            if !adds || !self.is_summed(k) {
+                continue;
+            }
+            let grid = self.frames[0].bound;
+            let lane = pass.structure.lane;
+            let axes: Vec<AxisId> = decl.axes.iter().copied().filter(|&a| !grid.contains(a) && Some(a) != lane).collect();
+            self.clear_over(&axes, k);
+        }
+        self.finish()
+    }
+
+    fn clear_over(&mut self, axes: &[AxisId], output: usize) {
+        let Some((&axis, rest)) = axes.split_first() else {
+            let decl = &self.pass.recurrence.outputs[output];
+            let parts: &[Part] = if decl.complex { &[Part::Re, Part::Im] } else { &[Part::Real] };
+            let zero = self.set(self.ty, Rhs::Const(0.0));
+            for &part in parts {
+                for lane in 0..self.apart() {
+                    let ix = self.part_ix(output, part, Ix::Const(lane));
+                    self.stmt(Stmt::Store(self.outputs[output], ix, zero));
+                }
+            }
+            return;
+        };
+        let name = self.pass.recurrence.axis_name(axis).to_lowercase();
+        let hi = self.extent(axis);
+        self.serial(&name, AxisSet::of(axis), Ix::Const(0), hi, 1, |b, at| {
+            b.with_axis(axis, at, -1, |b| b.clear_over(rest, output));
+        });
+    }
+}

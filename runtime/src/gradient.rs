@@ -1,0 +1,596 @@
+//! Gradients of a kernel: a forward run that saves states, and a backward run from them.
+//!
+//! ```text
+//! let saved = kernel.forward_for_grad(args)?;                             y, and h before each chunk of time
+//! kernel.backward(args, &saved, Gradients::new()
+//!     .cotangent("out", &dy).last_cotangent("h", &dh)                     ∂L/∂y, ∂L/∂h after the last step; 0 if left out
+//!     .gradient("u", &mut du).initial_gradient("h", &mut dh0))?;          ∂L/∂u, ∂L/∂h before the first; only these are computed
+//! ```
+//! In: the arguments of a launch; cotangents, which have the shapes of what they belong to. Out: gradients, which have the
+//! shapes of theirs; complex ones are (∂L/∂Re, ∂L/∂Im). States of the steps are never stored for all of time: the backward
+//! run makes those of a chunk again from what was saved before it (Mamba, Gu & Dao 2023, section 3.3.2). Sums over the batch,
+//! over channels and time are done in a fixed order: two runs give the same bits.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use selscan_codegen::{Backward, Dtype, Plan, Schedule, Ty, lower};
+use selscan_dsl::array::Array;
+use selscan_dsl::{AxisId, Extents, InputId, InputKind, Recurrence, StateId};
+
+use crate::args::Args;
+use crate::buffer::{Tensor, TensorMut, TensorRef};
+use crate::cache::lock;
+use crate::call::{Call, StateArgs, axis_names};
+use crate::device::room::Temporary;
+use crate::device::{Bindings, Code, Device, DeviceTensor};
+use crate::error::Error;
+use crate::kernel::Kernel;
+use crate::place::{self, Staging};
+use crate::run::no_steps;
+use crate::spec::{self, Spec};
+
+/// Steps of a chunk where the caller sets no bound: what a thread keeps of one then fits in the nearest memory.
+const STEPS_ON_CPU: u32 = 64;
+const STEPS_ON_GPU: u32 = 16;
+
+/// What a backward run is given and asked for, by the names in the kernel's text.
+#[derive(Debug, Default)]
+pub struct Gradients<'a> {
+    cotangents: Vec<(&'a str, TensorRef<'a>)>,
+    last: Vec<(&'a str, TensorRef<'a>)>,
+    gradients: Vec<(&'a str, TensorMut<'a>)>,
+    initial: Vec<(&'a str, TensorMut<'a>)>,
+}
+
+impl<'a> Gradients<'a> {
+    /// Nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Gradients::default()
+    }
+    /// The gradient of the loss by an output, of its shape. Outputs without one do not matter to the loss.
+    #[must_use]
+    pub fn cotangent(mut self, output: &'a str, tensor: impl Into<TensorRef<'a>>) -> Self {
+        self.cotangents.push((output, tensor.into()));
+        self
+    }
+    /// The gradient of the loss by a state after the last step, of its shape.
+    #[must_use]
+    pub fn last_cotangent(mut self, state: &'a str, tensor: impl Into<TensorRef<'a>>) -> Self {
+        self.last.push((state, tensor.into()));
+        self
+    }
+    /// Where the gradient by an input is to be written, of its shape.
+    #[must_use]
+    pub fn gradient(mut self, input: &'a str, tensor: impl Into<TensorMut<'a>>) -> Self {
+        self.gradients.push((input, tensor.into()));
+        self
+    }
+    /// Where the gradient by a state before the first step is to be written, of its shape.
+    #[must_use]
+    pub fn initial_gradient(mut self, state: &'a str, tensor: impl Into<TensorMut<'a>>) -> Self {
+        self.initial.push((state, tensor.into()));
+        self
+    }
+}
+
+/// The states that a forward run saved: one before each chunk of time.
+#[derive(Debug)]
+pub struct Checkpoints {
+    spec: Spec,
+    extents: Extents,
+    saved: Vec<Saved>,
+}
+
+/// The saved values of one state: \[chunks, axes of the state\].
+#[derive(Debug)]
+pub(crate) struct Saved {
+    pub state: String,
+    pub memory: Memory,
+}
+
+#[derive(Debug)]
+pub(crate) enum Memory {
+    Host(Tensor),
+    Cuda(DeviceTensor),
+}
+
+impl Memory {
+    fn view(&self) -> TensorRef<'_> {
+        match self {
+            Memory::Host(tensor) => tensor.view(),
+            Memory::Cuda(tensor) => tensor.view(),
+        }
+    }
+    pub fn view_mut(&mut self) -> TensorMut<'_> {
+        match self {
+            Memory::Host(tensor) => tensor.view_mut(),
+            Memory::Cuda(tensor) => tensor.view_mut(),
+        }
+    }
+}
+
+impl Checkpoints {
+    /// Steps of a chunk.
+    #[must_use]
+    pub fn steps(&self) -> u32 {
+        self.spec.save
+    }
+    /// Bytes that the saved states take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let bytes = |s: &Saved| {
+            let view = s.memory.view();
+            view.shape().iter().product::<usize>() * view.dtype().bytes()
+        };
+        self.saved.iter().map(bytes).sum()
+    }
+}
+
+/// The caller's wishes for gradients of a kernel.
+#[derive(Clone, Default)]
+pub(crate) struct GradientOptions {
+    steps: Option<u32>,
+    limit: Option<usize>,
+    schedule: Option<Schedule>,
+}
+
+/// What a backward run's recurrence depends on.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Wanted {
+    given: Vec<bool>,
+    boundaries: bool,
+    outputs: Vec<bool>,
+    by: Vec<String>,
+}
+
+/// Adjoints and their code.
+#[derive(Default)]
+pub(crate) struct GradientCode {
+    adjoints: Mutex<HashMap<Wanted, Arc<Backward>>>,
+    code: Mutex<HashMap<(Wanted, Spec, Extents, Option<Schedule>), Arc<Code>>>,
+}
+
+/// The most shapes whose code is remembered at once.
+const MOST_SHAPES: usize = 1024;
+
+/// A tensor of a backward run: what it is to the caller, its name, the axes and shape that it has to have.
+struct Shaped<'s> {
+    what: &'static str,
+    name: &'s str,
+    axes: &'s [AxisId],
+    complex: bool,
+    found: &'s [usize],
+}
+
+impl Kernel {
+    /// The same kernel, whose gradients run chunks of this many steps again. More steps save less memory between the runs
+    /// and need more within one.
+    #[must_use]
+    pub fn with_checkpoint_steps(&self, steps: u32) -> Kernel {
+        let mut kernel = self.clone();
+        kernel.gradient.steps = Some(steps.max(1));
+        kernel
+    }
+
+    /// The same kernel, whose forward runs for a gradient save at most this many bytes of states (one state at least).
+    #[must_use]
+    pub fn with_checkpoint_limit(&self, bytes: usize) -> Kernel {
+        let mut kernel = self.clone();
+        kernel.gradient.limit = Some(bytes);
+        kernel
+    }
+
+    /// The same kernel with a schedule for its backward runs; what it says of saved states is left to the forward run.
+    #[must_use]
+    pub fn with_backward_schedule(&self, schedule: Schedule) -> Kernel {
+        let mut kernel = self.clone();
+        kernel.gradient.schedule = Some(schedule);
+        kernel
+    }
+
+    /// Runs the kernel as [`Kernel::launch`] does and saves what [`Kernel::backward`] needs.
+    ///
+    /// # Errors
+    /// As [`Kernel::launch`]; where there is no memory for the saved states.
+    pub fn forward_for_grad(&self, args: Args<'_>) -> Result<Checkpoints, Error> {
+        let mut checkpoints = None;
+        self.forward_for_grad_into(args, &mut checkpoints)?;
+        Ok(checkpoints.unwrap_or_else(|| unreachable!("the run above made them")))
+    }
+
+    /// The same into the memory of an earlier run's, where that was of the same shape: a training loop then allocates
+    /// once.
+    ///
+    /// # Errors
+    /// As [`Kernel::forward_for_grad`].
+    pub fn forward_for_grad_into(
+        &self,
+        args: Args<'_>,
+        checkpoints: &mut Option<Checkpoints>,
+    ) -> Result<(), Error> {
+        let r = self.recurrence();
+        let staging = place::check(&r.name, &args, self.device().name())?;
+        let mut call = Call::resolve(r, args)?;
+        let prepared = self.prepared(&call.spec)?;
+        let extents = call.extents(r, &prepared.specialized)?;
+        call.spec.save = self.steps(&call.spec, &extents);
+        let fits = |c: &Checkpoints| c.spec == call.spec && c.extents == extents;
+        let mut made = match checkpoints.take() {
+            Some(earlier) if fits(&earlier) => earlier,
+            _ => self.checkpoints(call.spec.clone(), &extents)?,
+        };
+        self.run_call(staging, call, &prepared, &extents, &mut made.saved)?;
+        *checkpoints = Some(made);
+        Ok(())
+    }
+
+    /// The gradients that `gradients` asks for, of a loss whose gradients by the outputs it gives. `args` are those of the
+    /// run that made `checkpoints`: inputs, flags, initial states, boundaries; places for results are not looked at.
+    ///
+    /// On a GPU, over tensors that are on it, it is queued on the stream of the kernel's [`crate::Cuda`], as a launch is.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the arguments, before anything is written; see [`Error`].
+    pub fn backward(
+        &self,
+        args: Args<'_>,
+        checkpoints: &Checkpoints,
+        gradients: Gradients<'_>,
+    ) -> Result<(), Error> {
+        let r = self.recurrence();
+        let wanted = self.wanted(&args, checkpoints, &gradients)?;
+        let backward = self.adjoint(&wanted, &checkpoints.spec)?;
+        let seq_idx = args.boundaries.clone();
+        let (adjoint, args) = call_of(&backward, args, gradients);
+        let staging = place::check(&r.name, &args, self.device().name())?;
+        let call = Call::resolve(&adjoint, args)?;
+        let extents = backward.extents(&checkpoints.extents);
+        if checkpoints.extents.get(r.time) == 0 {
+            return no_steps(&adjoint, self.device(), call);
+        }
+        let code = self.backward_code(&wanted, &backward, &adjoint, (&call.spec, &extents), checkpoints)?;
+        let dtype = checkpoints.spec.compute().storage();
+        let run = |call: Call<'_>| {
+            let mut room = self.device().room();
+            let mut made: BTreeMap<String, Temporary> = BTreeMap::new();
+            if let Some(boundaries) = &seq_idx {
+                let data = boundaries.seq_idx.iter().map(|&i| f64::from(i)).collect();
+                let seq_idx = Array::real(&boundaries.shape, data);
+                let prepared = self.prepared(&checkpoints.spec)?;
+                for (name, keep) in prepared.specialized.boundary_inputs(&seq_idx) {
+                    made.insert(name, room.filled(dtype, &keep.shape, &keep.data)?);
+                }
+            }
+            let bindings = bind(call, &backward, &adjoint, &made, checkpoints);
+            room.launch(&code, bindings, &extents)
+        };
+        match (staging, self.device()) {
+            (Staging::FromHost, Device::Cuda(cuda)) => cuda.staged(call, run),
+            (Staging::InPlace | Staging::FromHost, _) => run(call),
+        }
+    }
+
+    /// Steps of a chunk.
+    fn steps(&self, spec: &Spec, extents: &Extents) -> u32 {
+        let usual = match self.device() {
+            Device::Cpu(_) => STEPS_ON_CPU,
+            Device::Cuda(_) => STEPS_ON_GPU,
+        };
+        let least = self.gradient.steps.unwrap_or(usual);
+        let Some(limit) = self.gradient.limit else {
+            return least;
+        };
+        let r = self.recurrence();
+        let points = |s: &selscan_dsl::StateDecl| {
+            let shape = extents.shape(&s.axes).into_iter();
+            shape.fold(if s.complex { 2 } else { 1 }, usize::saturating_mul)
+        };
+        let numbers = r.states.iter().map(points).fold(0, usize::saturating_add);
+        let bytes = numbers.saturating_mul(spec.compute().storage().bytes());
+        let chunks = (limit / bytes.max(1)).max(1);
+        let steps = extents.get(r.time).div_ceil(chunks);
+        least.max(u32::try_from(steps).unwrap_or(u32::MAX))
+    }
+
+    fn checkpoints(&self, spec: Spec, extents: &Extents) -> Result<Checkpoints, Error> {
+        let r = self.recurrence();
+        let dtype = spec.compute().storage();
+        let chunks = extents.get(r.time).div_ceil(spec.save.max(1) as usize);
+        let mut saved = Vec::new();
+        for state in &r.states {
+            let mut shape = vec![chunks];
+            shape.extend(extents.shape(&state.axes));
+            shape.extend(state.complex.then_some(2));
+            let memory = match self.device() {
+                Device::Cpu(_) => Memory::Host(Tensor::zeros(dtype, &shape)?),
+                Device::Cuda(cuda) => Memory::Cuda(DeviceTensor::unwritten(cuda, dtype, &shape)?),
+            };
+            saved.push(Saved {
+                state: state.name.clone(),
+                memory,
+            });
+        }
+        Ok(Checkpoints {
+            spec,
+            extents: extents.clone(),
+            saved,
+        })
+    }
+
+    /// What is asked for, every name and shape checked.
+    fn wanted(
+        &self,
+        args: &Args<'_>,
+        checkpoints: &Checkpoints,
+        gradients: &Gradients<'_>,
+    ) -> Result<Wanted, Error> {
+        let r = self.recurrence();
+        let mut given = vec![false; r.inputs.len()];
+        let mut shaped = Vec::new();
+        for (name, tensor) in &args.inputs {
+            let i = spec::input(r, name)?;
+            given[i] = true;
+            let decl = &r.inputs[i];
+            shaped.push(Shaped { what: "input", name, axes: &decl.axes, complex: decl.complex, found: tensor.shape() });
+        }
+        for name in &args.flags {
+            given[spec::input(r, name)?] = true;
+        }
+        let earlier: Vec<bool> = checkpoints.spec.inputs.iter().map(Option::is_some).collect();
+        let boundaries = args.boundaries.is_some();
+        if given != earlier || boundaries != checkpoints.spec.boundaries {
+            let names = |given: &[bool]| {
+                let names = r.inputs.iter().zip(given).filter(|(_, g)| **g);
+                names.map(|(i, _)| format!("`{}`", i.name)).collect::<Vec<_>>().join(", ")
+            };
+            return Err(Error::Gradient {
+                kernel: r.name.clone(),
+                why: format!(
+                    "the forward run was given {}{}, the backward run {}{}; give both the same",
+                    names(&earlier),
+                    if checkpoints.spec.boundaries { " and boundaries" } else { "" },
+                    names(&given),
+                    if boundaries { " and boundaries" } else { "" },
+                ),
+            });
+        }
+        let mut outputs = vec![false; r.outputs.len()];
+        for (name, tensor) in &gradients.cotangents {
+            let k = spec::output(r, name)?;
+            once(&mut outputs[k], "cotangent", name)?;
+            let decl = &r.outputs[k];
+            shaped.push(Shaped { what: "cotangent of the output", name, axes: &decl.axes, complex: decl.complex, found: tensor.shape() });
+        }
+        let mut by = Vec::new();
+        for (name, tensor) in &gradients.gradients {
+            let i = spec::input(r, name)?;
+            let decl = &r.inputs[i];
+            if decl.kind == InputKind::Flag || !given[i] {
+                return Err(Error::Gradient {
+                    kernel: r.name.clone(),
+                    why: format!("`{name}` was not given as a tensor, so there is no gradient by it; leave it out"),
+                });
+            }
+            by.push((*name).to_owned());
+            shaped.push(Shaped { what: "gradient by the input", name, axes: &decl.axes, complex: decl.complex, found: tensor.shape() });
+        }
+        let last = gradients.last.iter().map(|(name, t)| ("cotangent of the last state", *name, t.shape()));
+        let initial = gradients.initial.iter().map(|(name, t)| ("gradient by the initial state", *name, t.shape()));
+        let mut seen = vec![false; r.states.len()];
+        for (what, name, found) in last.chain(initial) {
+            let s = spec::state(r, name, "state")?;
+            let decl = &r.states[s];
+            if what.starts_with("gradient") {
+                once(&mut seen[s], what, name)?;
+                by.push(name.to_owned());
+            }
+            shaped.push(Shaped { what, name, axes: &decl.axes, complex: decl.complex, found });
+        }
+        for t in shaped {
+            let mut shape = checkpoints.extents.shape(t.axes);
+            shape.extend(t.complex.then_some(2));
+            if shape != t.found {
+                return Err(Error::Extents {
+                    what: t.what,
+                    name: t.name.to_owned(),
+                    axes: axis_names(r, t.axes),
+                    wanted: shape,
+                    found: t.found.to_vec(),
+                });
+            }
+        }
+        if by.is_empty() {
+            return Err(Error::Gradient {
+                kernel: r.name.clone(),
+                why: "nothing was asked for; add `.gradient(\"…\", …)` or `.initial_gradient(\"…\", …)`".to_owned(),
+            });
+        }
+        Ok(Wanted {
+            given,
+            boundaries,
+            outputs,
+            by,
+        })
+    }
+
+    fn adjoint(&self, wanted: &Wanted, spec: &Spec) -> Result<Arc<Backward>, Error> {
+        let known = &self.gradient_code().adjoints;
+        if let Some(known) = lock(known).get(wanted) {
+            return Ok(known.clone());
+        }
+        let mut primal = self.prepared(spec)?.specialized.clone();
+        let mut keep = wanted.outputs.iter();
+        primal.outputs.retain(|_| keep.next() == Some(&true));
+        if wanted.boundaries {
+            primal = primal.with_boundaries();
+        }
+        let by: Vec<&str> = wanted.by.iter().map(String::as_str).collect();
+        let made = Backward::new(&primal, &by).map_err(|why| Error::Gradient {
+            kernel: primal.name.clone(),
+            why: why.to_string(),
+        })?;
+        let made = Arc::new(made);
+        lock(known).insert(wanted.clone(), made.clone());
+        Ok(made)
+    }
+
+    /// The plan of the gradients by `by` for a loss of all outputs and last states, with a default or forced schedule.
+    ///
+    /// # Errors
+    /// Where there is no such gradient, or a forced schedule does not fit.
+    pub fn plan_backward(&self, spec: &Spec, extents: &Extents, by: &[&str]) -> Result<Plan, Error> {
+        let r = self.recurrence();
+        let mut spec = spec.clone();
+        spec.save = self.steps(&spec, extents);
+        let wanted = Wanted {
+            given: spec.inputs.iter().map(Option::is_some).collect(),
+            boundaries: spec.boundaries,
+            outputs: vec![true; r.outputs.len()],
+            by: by.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let backward = self.adjoint(&wanted, &spec)?;
+        let adjoint = &backward.adjoint.recurrence;
+        let mut own = Spec::new(adjoint, spec.outputs.first().copied().unwrap_or(Dtype::F32));
+        own.last.fill(Some(spec.compute().storage()));
+        self.plan_adjoint(&backward, adjoint, &own, &backward.extents(extents), (spec.save, spec.compute()))
+    }
+
+    fn plan_adjoint(
+        &self,
+        backward: &Backward,
+        adjoint: &Recurrence,
+        spec: &Spec,
+        extents: &Extents,
+        (save, compute): (u32, Ty),
+    ) -> Result<Plan, Error> {
+        let mut options = spec.options(adjoint);
+        (options.save, options.compute) = (save, compute);
+        let target = self.device().target();
+        Ok(match self.gradient.schedule {
+            Some(schedule) => {
+                backward.plan(extents, &options, target, &Schedule { save, ..schedule })?
+            }
+            None => backward.default_plan(extents, &options, target)?,
+        })
+    }
+
+    fn backward_code(
+        &self,
+        wanted: &Wanted,
+        backward: &Backward,
+        adjoint: &Recurrence,
+        (spec, extents): (&Spec, &Extents),
+        checkpoints: &Checkpoints,
+    ) -> Result<Arc<Code>, Error> {
+        let (save, compute) = (checkpoints.steps(), checkpoints.spec.compute());
+        let mut spec = spec.clone();
+        spec.save = save;
+        let key = (wanted.clone(), spec.clone(), extents.clone(), self.gradient.schedule);
+        let known = &self.gradient_code().code;
+        if let Some(code) = lock(known).get(&key) {
+            return Ok(code.clone());
+        }
+        let plan = self.plan_adjoint(backward, adjoint, &spec, extents, (save, compute))?;
+        let code = self.device().code(&lower(&plan))?;
+        let mut all = lock(known);
+        if all.len() >= MOST_SHAPES {
+            all.clear();
+        }
+        all.insert(key, code.clone());
+        Ok(code)
+    }
+}
+
+fn once(seen: &mut bool, what: &'static str, name: &str) -> Result<(), Error> {
+    match std::mem::replace(seen, true) {
+        false => Ok(()),
+        true => Err(Error::Twice {
+            what,
+            name: name.to_owned(),
+        }),
+    }
+}
+
+/// The arguments of the adjoint, and it for callers who do not give what is made on the way.
+fn call_of<'a>(
+    backward: &'a Backward,
+    args: Args<'a>,
+    gradients: Gradients<'a>,
+) -> (Recurrence, Args<'a>) {
+    let mut adjoint = backward.adjoint.recurrence.clone();
+    let of = |pairs: &'a [(String, String)], name: &str| {
+        let found = pairs.iter().find(|(n, _)| n == name);
+        found.map(|(_, d)| d.as_str())
+    };
+    let reads = |name: &str| adjoint.input_named(name).is_some();
+    let mut out = Args::new();
+    out.inputs.extend(args.inputs.into_iter().filter(|(name, _)| reads(name)));
+    for (name, tensor) in gradients.cotangents {
+        if let Some(input) = of(&backward.adjoint.cotangents, name) {
+            out.inputs.push((input, tensor));
+        }
+    }
+    for (name, tensor) in gradients.last {
+        if let Some(state) = of(&backward.adjoint.states, name) {
+            out.initial.push((state, tensor));
+        }
+    }
+    for (name, tensor) in gradients.gradients {
+        if let Some(d) = of(&backward.adjoint.gradients, name) {
+            match adjoint.state_named(d) {
+                Some(_) => out.last.push((d, tensor)),
+                None => out.outputs.push((d, tensor)),
+            }
+        }
+    }
+    for (name, tensor) in gradients.initial {
+        if let Some(state) = of(&backward.adjoint.states, name) {
+            out.last.push((state, tensor));
+        }
+    }
+    let there: Vec<&str> = out.inputs.iter().map(|(name, _)| *name).collect();
+    for input in &mut adjoint.inputs {
+        input.optional = !there.contains(&input.name.as_str());
+    }
+    (adjoint, out)
+}
+
+/// The memory of a backward run, by the adjoint's numbers.
+fn bind<'b>(
+    call: Call<'b>,
+    backward: &Backward,
+    adjoint: &Recurrence,
+    made: &'b BTreeMap<String, Temporary>,
+    checkpoints: &'b Checkpoints,
+) -> Bindings<'b> {
+    let mut bindings = Bindings::new();
+    for (i, (decl, tensor)) in adjoint.inputs.iter().zip(call.inputs).enumerate() {
+        let tensor = tensor.or_else(|| made.get(&decl.name).map(Temporary::view));
+        if let Some(tensor) = tensor {
+            bindings.input(InputId(i as u32), tensor);
+        }
+    }
+    for saved in &checkpoints.saved {
+        if let Some(StateId(s)) = backward.primal.state_named(&saved.state) {
+            let number = adjoint.inputs.len() as u32 + s;
+            bindings.input(InputId(number), saved.memory.view());
+        }
+    }
+    for (s, state) in call.states.into_iter().enumerate() {
+        let id = StateId(s as u32);
+        if let StateArgs::Apart(initial, last) = state {
+            if let Some(initial) = initial {
+                bindings.initial(id, initial);
+            }
+            if let Some(last) = last {
+                bindings.last(id, last);
+            }
+        }
+    }
+    for (k, tensor) in call.outputs.into_iter().enumerate() {
+        bindings.output(k as u32, tensor);
+    }
+    bindings
+}

@@ -1,0 +1,119 @@
+//! Gradients of the catalogue on the CPU: a forward run that saves states, then a backward run into poisoned memory, against
+//! their meaning in f64. Every model, with its options and without, from initial states and over packed sequences, in every
+//! type; chunks of one step, of a few, and longer than time; by every order; twice with the same bits.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use selscan_dsl::{Array, Extents, Inputs, Recurrence, gradients_with_bound};
+use selscan_models::{CATALOGUE, Model};
+use selscan_runtime::{Cpu, CpuOptions, Dtype, Kernel, OwnedArgs, OwnedResults, Store};
+
+fn cpu() -> Cpu {
+    Cpu::with_options(CpuOptions {
+        threads: Some(2),
+        store: Some(Store::none()),
+        ..CpuOptions::default()
+    })
+    .unwrap()
+}
+
+/// Numbers in [−1, 1) that f32 has.
+fn numbers(seed: u64) -> impl FnMut() -> f64 {
+    let mut state = seed;
+    move || {
+        // Knuth's MMIX generator.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        f64::from(((state >> 11) as f64 / (1u64 << 52) as f64 - 1.0) as f32)
+    }
+}
+
+/// A call and the cotangents of what it computes.
+struct Job {
+    args: OwnedArgs,
+    cotangents: OwnedResults,
+    by: Vec<String>,
+    compute: Dtype,
+}
+
+/// `kind` says which options the inputs have: 0 none, 1 all, 2 all and initial states, 3 all and packed sequences.
+fn job(kernel: &Kernel, model: &Model, extents: &Extents, kind: u64, dtype: Dtype) -> Job {
+    let r = kernel.recurrence();
+    let mut number = numbers(kind + 17);
+    let mut inputs = model.sample(r, extents, &|_| kind > 0, kind);
+    if kind == 2 {
+        for state in &r.states {
+            let mut x = Array::filled(&extents.shape(&state.axes), state.complex, 0.0);
+            x.data.iter_mut().for_each(|x| *x = number());
+            inputs = inputs.with_initial(&state.name, x);
+        }
+    }
+    if kind == 3 {
+        let axes: Vec<_> = r.batch_axis().into_iter().chain([r.time]).collect();
+        let shape = extents.shape(&axes);
+        let tokens = shape.iter().product::<usize>();
+        let sequence = |i: usize| [0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 3.0][i % 7] + 4.0 * (i / 7) as f64;
+        inputs = inputs.with_seq_idx(Array::real(&shape, (0..tokens).map(sequence).collect()));
+    }
+    let args = OwnedArgs::from_inputs(&inputs, dtype).unwrap();
+    let mut cotangents = kernel.results(&args).unwrap();
+    let all = cotangents.outputs.values_mut().chain(cotangents.last.values_mut());
+    for tensor in all {
+        let data: Vec<f64> = (0..tensor.len()).map(|_| number()).collect();
+        *tensor = selscan_runtime::Tensor::from_f64(tensor.dtype(), tensor.shape(), &data).unwrap();
+    }
+    let by = args.inputs.keys().cloned().chain(r.states.iter().map(|s| s.name.clone()));
+    Job {
+        by: by.collect(),
+        args,
+        cotangents,
+        compute: if dtype == Dtype::F64 { Dtype::F64 } else { Dtype::F32 },
+    }
+}
+
+impl Job {
+    fn by(&self) -> Vec<&str> {
+        self.by.iter().map(String::as_str).collect()
+    }
+
+    fn meaning(&self, r: &Recurrence) -> (Inputs, Inputs) {
+        let inputs = self.args.to_inputs(r);
+        gradients_with_bound(r, &inputs, &self.cotangents.to_outputs(r), &self.by()).unwrap()
+    }
+
+    fn check(&self, kernel: &Kernel, meaning: &(Inputs, Inputs), context: &str) {
+        let r = kernel.recurrence();
+        let run = || kernel.run_gradients(&self.args, &self.cotangents, &self.by());
+        let (_, found) = run().unwrap_or_else(|e| panic!("{context}: {e}\n{r}"));
+        let checked = found.check_gradients(r, self.compute, meaning);
+        checked.unwrap_or_else(|why| panic!("{context}: {why}\n{r}"));
+        let (_, again) = run().unwrap();
+        assert_eq!(format!("{found:?}"), format!("{again:?}"), "{context}: other bits");
+    }
+}
+
+#[test]
+fn models_have_gradients() {
+    let cpu = cpu();
+    for model in CATALOGUE {
+        let r = model.recurrence().unwrap();
+        let kernel = cpu.kernel(r.clone());
+        let extents = Model::extents(&r, model.small);
+        let started = std::time::Instant::now();
+        for kind in 0..4 {
+            for (i, dtype) in [Dtype::F64, Dtype::F32, Dtype::Bf16].into_iter().enumerate() {
+                if i > 0 && kind != 1 {
+                    continue;
+                }
+                let job = job(&kernel, model, &extents, kind, dtype);
+                let meaning = job.meaning(&r);
+                for steps in [1, 3, 64] {
+                    let kernel = kernel.with_checkpoint_steps(steps);
+                    let context = format!("{} kind {kind} {dtype} chunks of {steps}", model.name);
+                    job.check(&kernel, &meaning, &context);
+                }
+            }
+        }
+        println!("{} {:?}", model.name, started.elapsed());
+    }
+}
