@@ -57,17 +57,28 @@ fn job(kernel: &Kernel, model: &Model, extents: &Extents, kind: u64, dtype: Dtyp
     }
     let args = OwnedArgs::from_inputs(&inputs, dtype).unwrap();
     let mut cotangents = kernel.results(&args).unwrap();
-    let all = cotangents.outputs.values_mut().chain(cotangents.last.values_mut());
+    let all = cotangents
+        .outputs
+        .values_mut()
+        .chain(cotangents.last.values_mut());
     for tensor in all {
         let data: Vec<f64> = (0..tensor.len()).map(|_| number()).collect();
         *tensor = selscan_runtime::Tensor::from_f64(tensor.dtype(), tensor.shape(), &data).unwrap();
     }
-    let by = args.inputs.keys().cloned().chain(r.states.iter().map(|s| s.name.clone()));
+    let by = args
+        .inputs
+        .keys()
+        .cloned()
+        .chain(r.states.iter().map(|s| s.name.clone()));
     Job {
         by: by.collect(),
         args,
         cotangents,
-        compute: if dtype == Dtype::F64 { Dtype::F64 } else { Dtype::F32 },
+        compute: if dtype == Dtype::F64 {
+            Dtype::F64
+        } else {
+            Dtype::F32
+        },
     }
 }
 
@@ -88,7 +99,11 @@ impl Job {
         let checked = found.check_gradients(r, self.compute, meaning);
         checked.unwrap_or_else(|why| panic!("{context}: {why}\n{r}"));
         let (_, again) = run().unwrap();
-        assert_eq!(format!("{found:?}"), format!("{again:?}"), "{context}: other bits");
+        assert_eq!(
+            format!("{found:?}"),
+            format!("{again:?}"),
+            "{context}: other bits"
+        );
     }
 }
 
@@ -101,7 +116,10 @@ fn models_have_gradients() {
         let extents = Model::extents(&r, model.small);
         let started = std::time::Instant::now();
         for kind in 0..4 {
-            for (i, dtype) in [Dtype::F64, Dtype::F32, Dtype::Bf16].into_iter().enumerate() {
+            for (i, dtype) in [Dtype::F64, Dtype::F32, Dtype::Bf16]
+                .into_iter()
+                .enumerate()
+            {
                 if i > 0 && kind != 1 {
                     continue;
                 }

@@ -57,7 +57,7 @@ impl Backward {
     /// # Errors
     /// As [`Recurrence::vjp`].
     pub fn new(primal: &Recurrence, wrt: &[&str]) -> Result<Backward, VjpError> {
-        let adjoint = primal.vjp(wrt)?;
+        let mut adjoint = primal.vjp(wrt)?;
         let deferred = adjoint.recurrence.deferred();
         let parallel = Structure::of(primal).parallel;
         let partial = deferred.recurrence.partial(parallel.into_iter().collect());
@@ -65,14 +65,24 @@ impl Backward {
             let scan = Scan::derive(r);
             let reads = |name: &str| scan.recurrence.input_named(name).is_some();
             let replays = adjoint.replays(primal, reads)?;
-            let replays = replays.into_iter().map(|r| (Scan::derive(&r.recurrence), r.reads));
+            let replays = replays
+                .into_iter()
+                .map(|r| (Scan::derive(&r.recurrence), r.reads));
             Ok(Stage {
                 replays: replays.collect(),
                 scan,
             })
         };
         let stages = partial.recurrence.split_directions();
-        let stages = stages.iter().map(stage).collect::<Result<_, VjpError>>()?;
+        let stages: Vec<Stage> = stages.iter().map(stage).collect::<Result<_, VjpError>>()?;
+        // What only a replay reads is an input too.
+        for (scan, _) in stages.iter().flat_map(|s| &s.replays) {
+            for input in &scan.recurrence.inputs {
+                if adjoint.recurrence.input_named(&input.name).is_none() {
+                    adjoint.recurrence.inputs.push(input.clone());
+                }
+            }
+        }
         Ok(Backward {
             primal: primal.clone(),
             stages,
@@ -104,7 +114,9 @@ impl Backward {
         schedule: &Schedule,
     ) -> Result<Plan, Refusal> {
         let Algorithm::Sequential = schedule.algorithm else {
-            return Err(Refusal("gradients run chunk after chunk; use sequential".into()));
+            return Err(Refusal(
+                "gradients run chunk after chunk; use sequential".into(),
+            ));
         };
         let structures = self.structures()?;
         let mut planner = Planner::new(self, (extents, options, target, schedule), &structures);
@@ -149,12 +161,20 @@ impl Backward {
             for _ in 0..rec.axes.len() + 1 {
                 let like = |(scan, _): &(Scan, _)| Structure::like(&scan.recurrence, rec, &own);
                 let again: Vec<Structure> = stage.replays.iter().map(like).collect();
-                match again.iter().position(|s| s.parallel.len() < own.parallel.len()) {
+                match again
+                    .iter()
+                    .position(|s| s.parallel.len() < own.parallel.len())
+                {
                     None => return Ok((own, again)),
-                    Some(k) => own = Structure::like(rec, &stage.replays[k].0.recurrence, &again[k]),
+                    Some(k) => {
+                        own = Structure::like(rec, &stage.replays[k].0.recurrence, &again[k])
+                    }
                 }
             }
-            Err(Refusal(format!("the axes over which {} is parallel are not settled", rec.name)))
+            Err(Refusal(format!(
+                "the axes over which {} is parallel are not settled",
+                rec.name
+            )))
         };
         self.stages.iter().map(of).collect()
     }
@@ -287,7 +307,8 @@ impl<'a> Planner<'a> {
     fn workspace(&mut self, len: Ix, complex: bool) -> (Role, Dtype) {
         let dtype = self.options.compute_dtype();
         let number = self.workspaces.len() as u32;
-        self.workspaces.push((dtype, len * Ix::Const(if complex { 2 } else { 1 })));
+        self.workspaces
+            .push((dtype, len * Ix::Const(if complex { 2 } else { 1 })));
         (Role::Workspace(number), dtype)
     }
 
@@ -326,7 +347,12 @@ impl<'a> Planner<'a> {
         Pass {
             name: rec.name.clone(),
             structure,
-            extents: rec.axes.iter().enumerate().map(|(i, _)| self.ix[i].clone()).collect(),
+            extents: rec
+                .axes
+                .iter()
+                .enumerate()
+                .map(|(i, _)| self.ix[i].clone())
+                .collect(),
             schedule,
             chunk: None,
             inputs: rec.inputs.iter().map(|i| self.input(&i.name)).collect(),
@@ -342,13 +368,27 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn stage(&mut self, stage: &Stage, structure: &Structure, again: &[Structure]) -> Result<(), Refusal> {
+    fn stage(
+        &mut self,
+        stage: &Stage,
+        structure: &Structure,
+        again: &[Structure],
+    ) -> Result<(), Refusal> {
         let rec = &stage.scan.recurrence;
         let mut pass = self.pass(&stage.scan, structure.clone(), *self.schedule);
         pass.sums = self.sums_of(rec, structure);
         for (k, decl) in rec.outputs.iter().enumerate() {
-            let summed = pass.sums.as_ref().filter(|s| s.outputs[k]).map(|s| s.all.clone());
-            let role = self.stage_result(&decl.name, &decl.axes, decl.complex, summed.zip(structure.lane));
+            let summed = pass
+                .sums
+                .as_ref()
+                .filter(|s| s.outputs[k])
+                .map(|s| s.all.clone());
+            let role = self.stage_result(
+                &decl.name,
+                &decl.axes,
+                decl.complex,
+                summed.zip(structure.lane),
+            );
             pass.outputs.push(role);
         }
         for s in rec.state_ids() {
@@ -399,7 +439,11 @@ impl<'a> Planner<'a> {
             return self.result(name, axes, complex);
         }
         let parts = summed.map(|(count, lane)| {
-            let apart = if self.target.gpu.is_some() { 1 } else { i64::from(self.schedule.lanes) };
+            let apart = if self.target.gpu.is_some() {
+                1
+            } else {
+                i64::from(self.schedule.lanes)
+            };
             (lane, count, apart)
         });
         let len = axes.iter().fold(Ix::Const(1), |n, &a| match &parts {
@@ -428,7 +472,11 @@ impl<'a> Planner<'a> {
         let over: Vec<Option<Reduction>> = rec
             .outputs
             .iter()
-            .map(|o| of(&o.name).and_then(|(_, all)| all.iter().find(on_lane)).copied())
+            .map(|o| {
+                of(&o.name)
+                    .and_then(|(_, all)| all.iter().find(on_lane))
+                    .copied()
+            })
             .collect();
         let mut groups = over.iter().flatten().filter_map(|r| match r {
             Reduction::Group { groups, .. } => Some(*groups),

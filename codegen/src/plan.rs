@@ -186,7 +186,12 @@ impl Plan {
             saved: rec
                 .state_ids()
                 .filter(|_| schedule.save > 0)
-                .map(|s| (Role::Output(rec.outputs.len() as u32 + s.0), options.compute_dtype()))
+                .map(|s| {
+                    (
+                        Role::Output(rec.outputs.len() as u32 + s.0),
+                        options.compute_dtype(),
+                    )
+                })
                 .collect(),
             replays: vec![],
             sums: None,

@@ -149,7 +149,12 @@ fn run_call(
             let mut value = value.unwrap_or_default();
             if let (true, Some(m)) = (bound, bounds.get(&i.name)) {
                 // Both halves of a complex element have the same.
-                value.m = m.data.iter().copied().step_by(m.data.len() / value.re.len().max(1)).collect();
+                value.m = m
+                    .data
+                    .iter()
+                    .copied()
+                    .step_by(m.data.len() / value.re.len().max(1))
+                    .collect();
             }
             value
         })

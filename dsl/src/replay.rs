@@ -30,7 +30,11 @@ impl Adjoint {
         let mut out = Vec::new();
         for reverse in [false, true] {
             let of = |s: &StateId| primal.state(*s).reverse == reverse;
-            let saved: Vec<_> = self.saved.iter().filter(|s| reads(&s.name) && of(&s.state)).collect();
+            let saved: Vec<_> = self
+                .saved
+                .iter()
+                .filter(|s| reads(&s.name) && of(&s.state))
+                .collect();
             if saved.is_empty() {
                 continue;
             }
@@ -80,7 +84,10 @@ impl Adjoint {
             let name = |state: StateId| primal.state(state).name.clone();
             out.push(Replay {
                 recurrence: r.with_states(&needed).prune(),
-                reads: saved.iter().map(|s| (s.name.clone(), name(s.state), s.when)).collect(),
+                reads: saved
+                    .iter()
+                    .map(|s| (s.name.clone(), name(s.state), s.when))
+                    .collect(),
             });
         }
         Ok(out)

@@ -250,7 +250,13 @@ impl Kernel {
         if checkpoints.extents.get(r.time) == 0 {
             return no_steps(&adjoint, self.device(), call);
         }
-        let code = self.backward_code(&wanted, &backward, &adjoint, (&call.spec, &extents), checkpoints)?;
+        let code = self.backward_code(
+            &wanted,
+            &backward,
+            &adjoint,
+            (&call.spec, &extents),
+            checkpoints,
+        )?;
         let dtype = checkpoints.spec.compute().storage();
         let run = |call: Call<'_>| {
             let mut room = self.device().room();
@@ -333,24 +339,42 @@ impl Kernel {
             let i = spec::input(r, name)?;
             given[i] = true;
             let decl = &r.inputs[i];
-            shaped.push(Shaped { what: "input", name, axes: &decl.axes, complex: decl.complex, found: tensor.shape() });
+            shaped.push(Shaped {
+                what: "input",
+                name,
+                axes: &decl.axes,
+                complex: decl.complex,
+                found: tensor.shape(),
+            });
         }
         for name in &args.flags {
             given[spec::input(r, name)?] = true;
         }
-        let earlier: Vec<bool> = checkpoints.spec.inputs.iter().map(Option::is_some).collect();
+        let earlier: Vec<bool> = checkpoints
+            .spec
+            .inputs
+            .iter()
+            .map(Option::is_some)
+            .collect();
         let boundaries = args.boundaries.is_some();
         if given != earlier || boundaries != checkpoints.spec.boundaries {
             let names = |given: &[bool]| {
                 let names = r.inputs.iter().zip(given).filter(|(_, g)| **g);
-                names.map(|(i, _)| format!("`{}`", i.name)).collect::<Vec<_>>().join(", ")
+                names
+                    .map(|(i, _)| format!("`{}`", i.name))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             };
             return Err(Error::Gradient {
                 kernel: r.name.clone(),
                 why: format!(
                     "the forward run was given {}{}, the backward run {}{}; give both the same",
                     names(&earlier),
-                    if checkpoints.spec.boundaries { " and boundaries" } else { "" },
+                    if checkpoints.spec.boundaries {
+                        " and boundaries"
+                    } else {
+                        ""
+                    },
                     names(&given),
                     if boundaries { " and boundaries" } else { "" },
                 ),
@@ -361,7 +385,13 @@ impl Kernel {
             let k = spec::output(r, name)?;
             once(&mut outputs[k], "cotangent", name)?;
             let decl = &r.outputs[k];
-            shaped.push(Shaped { what: "cotangent of the output", name, axes: &decl.axes, complex: decl.complex, found: tensor.shape() });
+            shaped.push(Shaped {
+                what: "cotangent of the output",
+                name,
+                axes: &decl.axes,
+                complex: decl.complex,
+                found: tensor.shape(),
+            });
         }
         let mut by = Vec::new();
         for (name, tensor) in &gradients.gradients {
@@ -370,14 +400,28 @@ impl Kernel {
             if decl.kind == InputKind::Flag || !given[i] {
                 return Err(Error::Gradient {
                     kernel: r.name.clone(),
-                    why: format!("`{name}` was not given as a tensor, so there is no gradient by it; leave it out"),
+                    why: format!(
+                        "`{name}` was not given as a tensor, so there is no gradient by it; leave it out"
+                    ),
                 });
             }
             by.push((*name).to_owned());
-            shaped.push(Shaped { what: "gradient by the input", name, axes: &decl.axes, complex: decl.complex, found: tensor.shape() });
+            shaped.push(Shaped {
+                what: "gradient by the input",
+                name,
+                axes: &decl.axes,
+                complex: decl.complex,
+                found: tensor.shape(),
+            });
         }
-        let last = gradients.last.iter().map(|(name, t)| ("cotangent of the last state", *name, t.shape()));
-        let initial = gradients.initial.iter().map(|(name, t)| ("gradient by the initial state", *name, t.shape()));
+        let last = gradients
+            .last
+            .iter()
+            .map(|(name, t)| ("cotangent of the last state", *name, t.shape()));
+        let initial = gradients
+            .initial
+            .iter()
+            .map(|(name, t)| ("gradient by the initial state", *name, t.shape()));
         let mut seen = vec![false; r.states.len()];
         for (what, name, found) in last.chain(initial) {
             let s = spec::state(r, name, "state")?;
@@ -386,7 +430,13 @@ impl Kernel {
                 once(&mut seen[s], what, name)?;
                 by.push(name.to_owned());
             }
-            shaped.push(Shaped { what, name, axes: &decl.axes, complex: decl.complex, found });
+            shaped.push(Shaped {
+                what,
+                name,
+                axes: &decl.axes,
+                complex: decl.complex,
+                found,
+            });
         }
         for t in shaped {
             let mut shape = checkpoints.extents.shape(t.axes);
@@ -440,7 +490,12 @@ impl Kernel {
     ///
     /// # Errors
     /// Where there is no such gradient, or a forced schedule does not fit.
-    pub fn plan_backward(&self, spec: &Spec, extents: &Extents, by: &[&str]) -> Result<Plan, Error> {
+    pub fn plan_backward(
+        &self,
+        spec: &Spec,
+        extents: &Extents,
+        by: &[&str],
+    ) -> Result<Plan, Error> {
         let r = self.recurrence();
         let mut spec = spec.clone();
         spec.save = self.steps(&spec, extents);
@@ -454,7 +509,13 @@ impl Kernel {
         let adjoint = &backward.adjoint.recurrence;
         let mut own = Spec::new(adjoint, spec.outputs.first().copied().unwrap_or(Dtype::F32));
         own.last.fill(Some(spec.compute().storage()));
-        self.plan_adjoint(&backward, adjoint, &own, &backward.extents(extents), (spec.save, spec.compute()))
+        self.plan_adjoint(
+            &backward,
+            adjoint,
+            &own,
+            &backward.extents(extents),
+            (spec.save, spec.compute()),
+        )
     }
 
     fn plan_adjoint(
@@ -487,7 +548,12 @@ impl Kernel {
         let (save, compute) = (checkpoints.steps(), checkpoints.spec.compute());
         let mut spec = spec.clone();
         spec.save = save;
-        let key = (wanted.clone(), spec.clone(), extents.clone(), self.gradient.schedule);
+        let key = (
+            wanted.clone(),
+            spec.clone(),
+            extents.clone(),
+            self.gradient.schedule,
+        );
         let known = &self.gradient_code().code;
         if let Some(code) = lock(known).get(&key) {
             return Ok(code.clone());
@@ -526,7 +592,8 @@ fn call_of<'a>(
     };
     let reads = |name: &str| adjoint.input_named(name).is_some();
     let mut out = Args::new();
-    out.inputs.extend(args.inputs.into_iter().filter(|(name, _)| reads(name)));
+    out.inputs
+        .extend(args.inputs.into_iter().filter(|(name, _)| reads(name)));
     for (name, tensor) in gradients.cotangents {
         if let Some(input) = of(&backward.adjoint.cotangents, name) {
             out.inputs.push((input, tensor));

@@ -340,7 +340,13 @@ impl Kernel {
         let plan = |(i, scan): (usize, &Scan)| {
             let new = |schedule: &Schedule| {
                 let save = spec.save;
-                Plan::new(scan, extents, &options, target, &Schedule { save, ..*schedule })
+                Plan::new(
+                    scan,
+                    extents,
+                    &options,
+                    target,
+                    &Schedule { save, ..*schedule },
+                )
             };
             if let Some(forced) = &self.forced {
                 return new(&forced[i.min(forced.len() - 1)]);

@@ -291,12 +291,14 @@ impl Kernel {
                     let tensor = like(cotangents.last.get(name).unwrap_or(state))?;
                     found.initial.insert(name.to_owned(), tensor)
                 }
-                (None, None) => return Err(spec::state(r, name, "input or state").err().unwrap_or(
-                    Error::Gradient {
-                        kernel: r.name.clone(),
-                        why: format!("`{name}` was not given, so there is no gradient by it"),
-                    },
-                )),
+                (None, None) => {
+                    return Err(spec::state(r, name, "input or state").err().unwrap_or(
+                        Error::Gradient {
+                            kernel: r.name.clone(),
+                            why: format!("`{name}` was not given, so there is no gradient by it"),
+                        },
+                    ));
+                }
             };
         }
         let mut wanted = Gradients::new();

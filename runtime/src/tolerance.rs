@@ -65,8 +65,18 @@ impl OwnedArgs {
     ) -> Result<(), String> {
         let found = self.to_inputs(r);
         let sides = [
-            (&self.inputs, &found.tensors, &wanted.tensors, &bound.tensors),
-            (&self.initial, &found.initial, &wanted.initial, &bound.initial),
+            (
+                &self.inputs,
+                &found.tensors,
+                &wanted.tensors,
+                &bound.tensors,
+            ),
+            (
+                &self.initial,
+                &found.initial,
+                &wanted.initial,
+                &bound.initial,
+            ),
         ];
         for (tensors, found, wanted, bound) in sides {
             for (name, tensor) in tensors {

@@ -25,7 +25,12 @@ const MOST_UNROLLED: usize = 256;
 const MOST_HELD: usize = 48;
 
 /// Schedules worth trying.
-pub(crate) fn proposals(scan: &Scan, extents: &Extents, options: &Options, gpu: &Gpu) -> Vec<Schedule> {
+pub(crate) fn proposals(
+    scan: &Scan,
+    extents: &Extents,
+    options: &Options,
+    gpu: &Gpu,
+) -> Vec<Schedule> {
     let rec = &scan.recurrence;
     let structure = Structure::of(rec);
     let steps = extents.get(rec.time);

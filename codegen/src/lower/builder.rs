@@ -7,11 +7,11 @@ use std::collections::HashMap;
 
 use selscan_dsl::{AxisId, AxisSet, InputId, Node, NodeId, Part, ReduceOp, StateId, When};
 
+use super::chunks::Kept;
 use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
 use crate::plan::{Pass, Plan};
 use crate::schedule::Order;
-use super::chunks::Kept;
 
 /// A loop under construction.
 pub(super) struct Frame {

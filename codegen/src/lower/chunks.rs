@@ -103,24 +103,50 @@ impl<'a> Builder<'a> {
         let after = i64::from(!back);
         let mut kept = HashMap::new();
         for (k, decl) in pass.recurrence.outputs.iter().enumerate() {
-            let axes: Vec<AxisId> = decl.axes.iter().copied().filter(|&a| pass.structure.inner.contains(a)).collect();
+            let axes: Vec<AxisId> = decl
+                .axes
+                .iter()
+                .copied()
+                .filter(|&a| pass.structure.inner.contains(a))
+                .collect();
             let laned = inner.laned(decl.axes.iter().copied().collect());
-            let parts: &[Part] = if decl.complex { &[Part::Re, Part::Im] } else { &[Part::Real] };
+            let parts: &[Part] = if decl.complex {
+                &[Part::Re, Part::Im]
+            } else {
+                &[Part::Real]
+            };
             for &part in parts {
                 let stored = inner.scratch("kept", &axes, laned, Some(i64::from(size) + 1));
-                kept.insert((k as u32, part), Kept { stored, from: chunk.from.clone(), shift: after });
+                kept.insert(
+                    (k as u32, part),
+                    Kept {
+                        stored,
+                        from: chunk.from.clone(),
+                        shift: after,
+                    },
+                );
             }
         }
         inner.keeps = kept.clone();
         let (lo, hi) = inner.steps_of(chunk);
-        let first = if back { chunk.to.clone() - chunk.from.clone() } else { Ix::Const(0) };
+        let first = if back {
+            chunk.to.clone() - chunk.from.clone()
+        } else {
+            Ix::Const(0)
+        };
         again(&mut inner, lo, hi, &first);
         self.without(inner);
         for &(input, output, when) in &replay.reads {
             for part in [Part::Real, Part::Re, Part::Im] {
                 if let Some(own) = kept.get(&(output, part)) {
                     let shift = if when == When::Next { after } else { 1 - after };
-                    self.kept.insert((input, part), Kept { shift, ..own.clone() });
+                    self.kept.insert(
+                        (input, part),
+                        Kept {
+                            shift,
+                            ..own.clone()
+                        },
+                    );
                 }
             }
         }
@@ -131,8 +157,17 @@ impl<'a> Builder<'a> {
         let proc = std::mem::replace(&mut self.proc, Proc::empty(""));
         let mut inner = Builder::over(proc, self.plan, pass);
         let axes = inner.at.len();
-        inner.at = self.at.iter().cloned().chain(std::iter::repeat(None)).take(axes).collect();
-        let bound = self.frames.get(self.base).map_or(AxisSet::EMPTY, |f| f.bound);
+        inner.at = self
+            .at
+            .iter()
+            .cloned()
+            .chain(std::iter::repeat(None))
+            .take(axes)
+            .collect();
+        let bound = self
+            .frames
+            .get(self.base)
+            .map_or(AxisSet::EMPTY, |f| f.bound);
         inner.frames = vec![Frame::new(bound)];
         (inner.first, inner.lane_var) = (self.first, self.lane_var);
         (inner.lanes, inner.vectors, inner.names) = (self.lanes, self.vectors, self.names);

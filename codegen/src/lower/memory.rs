@@ -213,7 +213,10 @@ impl Builder<'_> {
                 .lane
                 .map_or(0, |a| self.copy[a.0 as usize].max(0));
             let own = self.own_lanes();
-            let lane = self.lane_var.filter(|_| own > 1).map_or(Ix::Const(0), Ix::Var);
+            let lane = self
+                .lane_var
+                .filter(|_| own > 1)
+                .map_or(Ix::Const(0), Ix::Var);
             ix = ix * Ix::Const(own * i64::from(self.vectors)) + lane + Ix::Const(vector * own);
         }
         ix

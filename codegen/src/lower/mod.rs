@@ -80,7 +80,9 @@ fn lower_pass<'a>(plan: &'a Plan, pass: &'a Pass) -> Proc {
     // Whole blocks first, then the points left over, one item each.
     let lane_extent = lane.map(|a| pass.extents[a.0 as usize].clone());
     let whole = lane_extent.clone().map(|n| n / Ix::Const(width));
-    let blocks = lane_extent.as_ref().map_or(Ix::Const(1), |n| blocks(n, width));
+    let blocks = lane_extent
+        .as_ref()
+        .map_or(Ix::Const(1), |n| blocks(n, width));
     let parts = pass.sums.as_ref().filter(|sums| sums.parts > 0);
     let chunks = pass.chunk.map(|c| {
         pass.extents[rec.time.0 as usize]

@@ -32,7 +32,9 @@ pub(super) fn nest(b: &mut Builder<'_>) {
         let pass = b.pass;
         if pass.save > 0 {
             b.each_chunk(pass.save, |b, chunk| {
-                nest.each_state(b, &mut |b, slot, value| b.save(slot, &chunk.number, value));
+                if !pass.saved.is_empty() {
+                    nest.each_state(b, &mut |b, slot, value| b.save(slot, &chunk.number, value));
+                }
                 b.replayed(&chunk, |b| {
                     let (lo, hi) = b.steps_of(&chunk);
                     nest.steps(b, lo, hi);

@@ -49,14 +49,20 @@ impl Open {
     }
 
     /// Each value of each state, at its point.
-    pub fn each_state(&self, b: &mut Builder<'_>, body: &mut dyn FnMut(&mut Builder<'_>, Slot, Reg)) {
+    pub fn each_state(
+        &self,
+        b: &mut Builder<'_>,
+        body: &mut dyn FnMut(&mut Builder<'_>, Slot, Reg),
+    ) {
         each_held(b, &self.slots, &self.held, body);
     }
 }
 
 /// Stores the states after the last step.
 pub(super) fn close(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held]) {
-    each_held(b, slots, held, &mut |b, slot, register| b.store_last(slot, register));
+    each_held(b, slots, held, &mut |b, slot, register| {
+        b.store_last(slot, register)
+    });
 }
 
 fn each_held(

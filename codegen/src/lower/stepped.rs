@@ -256,16 +256,9 @@ pub(super) fn run(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
             let axis = nest.loops[depth];
             let name = b.pass.recurrence.axis_name(axis).to_lowercase();
             let hi = b.extent(axis);
-            b.serial(
-                &name,
-                AxisSet::of(axis),
-                Ix::Const(0),
-                hi,
-                1,
-                |b, at| {
-                    b.with_axis(axis, at, -1, |b| outer(b, work, nest, depth + 1));
-                },
-            );
+            b.serial(&name, AxisSet::of(axis), Ix::Const(0), hi, 1, |b, at| {
+                b.with_axis(axis, at, -1, |b| outer(b, work, nest, depth + 1));
+            });
         } else {
             inner(b, work, nest);
         }

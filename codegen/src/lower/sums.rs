@@ -149,7 +149,12 @@ impl Builder<'_> {
             }
             let grid = self.frames[0].bound;
             let lane = pass.structure.lane;
-            let axes: Vec<AxisId> = decl.axes.iter().copied().filter(|&a| !grid.contains(a) && Some(a) != lane).collect();
+            let axes: Vec<AxisId> = decl
+                .axes
+                .iter()
+                .copied()
+                .filter(|&a| !grid.contains(a) && Some(a) != lane)
+                .collect();
             self.clear_over(&axes, k);
         }
         self.finish()
@@ -158,7 +163,11 @@ impl Builder<'_> {
     fn clear_over(&mut self, axes: &[AxisId], output: usize) {
         let Some((&axis, rest)) = axes.split_first() else {
             let decl = &self.pass.recurrence.outputs[output];
-            let parts: &[Part] = if decl.complex { &[Part::Re, Part::Im] } else { &[Part::Real] };
+            let parts: &[Part] = if decl.complex {
+                &[Part::Re, Part::Im]
+            } else {
+                &[Part::Real]
+            };
             let zero = self.set(self.ty, Rhs::Const(0.0));
             for &part in parts {
                 for lane in 0..self.apart() {

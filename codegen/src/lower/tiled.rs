@@ -15,9 +15,7 @@ use selscan_dsl::{AxisSet, Node, NodeId, ReduceOp, When};
 
 use super::builder::Builder;
 use super::items::{What, Work, select};
-use super::stepped::{
-    is_invariant, nests, open_states, output, place, prologue, run,
-};
+use super::stepped::{is_invariant, nests, open_states, output, place, prologue, run};
 use super::values::reduce_identity;
 use crate::loop_ir::{Ix, Rhs, Stmt};
 use crate::structure::Level;
