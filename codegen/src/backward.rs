@@ -183,19 +183,8 @@ impl Backward {
 /// Schedules that may fit, the most promising first.
 fn proposals(options: &Options, target: &Target) -> Vec<Schedule> {
     let base = Schedule {
-        algorithm: Algorithm::Sequential,
-        order: Order::Registers,
-        lanes: 1,
-        block: 1,
-        tile: 64,
-        unroll: 1,
-        warp: 1,
-        threads: crate::schedule::THREADS,
-        ahead: 0,
-        share: 0,
-        tiles: 1,
         save: options.save,
-        resident: 0,
+        ..Schedule::plain(Order::Registers)
     };
     let whole = target.lanes(options.compute);
     let widths: &[(u32, u32)] = match target.gpu {
@@ -682,19 +671,8 @@ impl<'a> Planner<'a> {
             _ => 1,
         };
         let of = |&order: &Order| Schedule {
-            algorithm: Algorithm::Sequential,
-            order,
             lanes,
-            block: 1,
-            tile: 64,
-            unroll: 1,
-            warp: 1,
-            threads: crate::schedule::THREADS,
-            ahead: 0,
-            share: 0,
-            tiles: 1,
-            save: 0,
-            resident: 0,
+            ..Schedule::plain(order)
         };
         orders.iter().map(of).collect()
     }

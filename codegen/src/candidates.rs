@@ -9,7 +9,7 @@ use selscan_dsl::scan::Scan;
 use crate::lower::{exchange_bytes, tile_bytes};
 use crate::options::Options;
 use crate::plan::{Plan, Refusal};
-use crate::schedule::{Algorithm, Order, Schedule, THREADS};
+use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
 
@@ -132,18 +132,12 @@ fn cpu_proposals(
                     for &unroll in unrolls {
                         out.push(Schedule {
                             algorithm,
-                            order,
                             lanes,
                             block,
                             tile,
                             unroll,
-                            warp: 1,
-                            threads: THREADS,
-                            ahead: 0,
-                            share: 0,
-                            tiles: 1,
                             save: options.save,
-                            resident: 0,
+                            ..Schedule::plain(order)
                         });
                     }
                 }

@@ -102,6 +102,26 @@ impl fmt::Display for Order {
 }
 
 impl Schedule {
+    /// All of time by one work item, one point of the lane axis at a time, and nothing more.
+    #[must_use]
+    pub const fn plain(order: Order) -> Schedule {
+        Schedule {
+            algorithm: Algorithm::Sequential,
+            order,
+            lanes: 1,
+            block: 1,
+            tile: 64,
+            unroll: 1,
+            warp: 1,
+            threads: THREADS,
+            ahead: 0,
+            share: 0,
+            tiles: 1,
+            save: 0,
+            resident: 0,
+        }
+    }
+
     /// The schedule for fewer steps: chunks as long as these are chunks of a third of them, the same code but for one
     /// constant.
     #[must_use]
@@ -175,21 +195,7 @@ impl FromStr for Schedule {
         };
         let mut words = text.split_whitespace();
         let head = words.next().ok_or_else(|| err("it is empty".into()))?;
-        let mut out = Schedule {
-            algorithm: Algorithm::Sequential,
-            order: Order::Stepped,
-            lanes: 1,
-            block: 1,
-            tile: 64,
-            unroll: 1,
-            warp: 1,
-            threads: THREADS,
-            ahead: 0,
-            share: 0,
-            tiles: 1,
-            save: 0,
-            resident: 0,
-        };
+        let mut out = Schedule::plain(Order::Stepped);
         let mut chunk = None;
         for word in words {
             let (key, value) = word

@@ -28,7 +28,6 @@ pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Sched
                 } else {
                     algorithm
                 },
-                order,
                 lanes: random.pick(&[1, target.lanes(compute)][..if staged { 1 } else { 2 }]),
                 block: random.pick(&[1, 2, 3][..if staged { 1 } else { 3 }]),
                 tile: random.pick(if gpu {
@@ -46,7 +45,7 @@ pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Sched
                 ahead: if gpu { random.pick(&[0, 1, 3]) } else { 0 },
                 share: if gpu { random.pick(&[0, 1, 2]) } else { 0 },
                 tiles: if gpu { random.pick(&[1, 2, 3]) } else { 1 },
-                resident: 0,
+                ..Schedule::plain(order)
             });
         }
     }
@@ -62,10 +61,6 @@ pub fn shared(random: &mut Random, target: &Target) -> Vec<Schedule> {
     for order in [Order::Staged, Order::Scanned, Order::Registers] {
         for _ in 0..6 {
             out.push(Schedule {
-                algorithm: Algorithm::Sequential,
-                order,
-                lanes: 1,
-                block: 1,
                 tile: random.pick(&[8, 4, 2, 1, 3]),
                 unroll: random.pick(&[1, 2, 4, 8]),
                 warp: random.pick(&[2, 4, 8, 16]),
@@ -73,7 +68,7 @@ pub fn shared(random: &mut Random, target: &Target) -> Vec<Schedule> {
                 ahead: random.pick(&[1, 0, 3]),
                 share: random.pick(&[2, 0, 1]),
                 tiles: random.pick(&[1, 2]),
-                resident: 0,
+                ..Schedule::plain(order)
             });
         }
     }

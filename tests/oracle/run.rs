@@ -562,9 +562,10 @@ pub fn compare(
             .enumerate()
         {
             let overflow = y64.abs() >= largest(stored) * 0.999 || !m.is_finite() || m > 1e30;
-            // Rounding to the storage type comes on top of the arithmetic; tiny results may flush to 0.
-            let tolerance =
-                K * compute.epsilon() * m + stored.epsilon() * y64.abs() + smallest(stored);
+            // Rounding to the storage type comes on top of the arithmetic; tiny results may flush to 0, and so may what
+            // they are products of: silu(x) = x σ(x) is 0 below x = -87.
+            let least = smallest(stored).max(128.0 * smallest(compute));
+            let tolerance = K * compute.epsilon() * m + stored.epsilon() * y64.abs() + least;
             let right = (y - y64).abs() <= tolerance;
             if !overflow && !right {
                 return Err(format!(

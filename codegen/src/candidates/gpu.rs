@@ -11,7 +11,7 @@ use selscan_dsl::scan::Scan;
 
 use crate::dtype::Ty;
 use crate::options::Options;
-use crate::schedule::{Algorithm, Order, Schedule, THREADS};
+use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Gpu;
 
@@ -50,19 +50,10 @@ pub(crate) fn proposals(
     });
     let time_last = streams.clone().all(|i| i.axes.last() == Some(&rec.time));
     let base = Schedule {
-        algorithm: Algorithm::Sequential,
-        order: Order::Registers,
-        lanes: 1,
-        block: 1,
         tile: 32,
-        unroll: 1,
-        warp: 1,
-        threads: THREADS,
         ahead: 1,
-        share: 0,
-        tiles: 1,
         save: options.save,
-        resident: 0,
+        ..Schedule::plain(Order::Registers)
     };
     // Asked once: of the many ways to scan, a plan would refuse one after another.
     let scans = structure.untileable.is_none() && structure.state_inner.iter().count() < 2;
