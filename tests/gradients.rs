@@ -3,6 +3,10 @@
 //! type; chunks of one step, of a few, and longer than time; by every order; twice with the same bits.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "gradients/interpreted.rs"]
+mod interpreted;
+
+use selscan_codegen::{Order, Schedule, Target};
 use selscan_dsl::{Array, Extents, Inputs, Recurrence, gradients_with_bound};
 use selscan_models::{CATALOGUE, Model};
 use selscan_runtime::{Cpu, CpuOptions, Dtype, Kernel, OwnedArgs, OwnedResults, Store};
@@ -134,4 +138,87 @@ fn models_have_gradients() {
         }
         println!("{} {:?}", model.name, started.elapsed());
     }
+}
+
+/// The interpreter's gradients against their meaning.
+fn interpreted(
+    model: &Model,
+    extents: &Extents,
+    kind: u64,
+    tries: &[(&Target, Schedule)],
+) -> usize {
+    let cpu = cpu();
+    let kernel = cpu.kernel(model.recurrence().unwrap());
+    let r = kernel.recurrence();
+    let job = job(&kernel, model, extents, kind, Dtype::F64);
+    let (wanted, bound) = job.meaning(r);
+    let (inputs, cotangents) = (job.args.to_inputs(r), job.cotangents.to_outputs(r));
+    let mut count = 0;
+    for (target, schedule) in tries {
+        let context = format!("{} kind {kind} '{schedule}'", model.name);
+        let found = interpreted::gradients(
+            r,
+            &inputs,
+            extents,
+            &cotangents,
+            &job.by(),
+            (target, schedule),
+        );
+        let Some(found) = found.unwrap_or_else(|e| panic!("{context}: {e}")) else {
+            continue;
+        };
+        count += 1;
+        let sides = [
+            (&found.tensors, &wanted.tensors, &bound.tensors),
+            (&found.initial, &wanted.initial, &bound.initial),
+        ];
+        for (found, wanted, bound) in sides {
+            for (name, y) in found {
+                for (i, (&x, &m)) in y.data.iter().zip(&bound[name].data).enumerate() {
+                    let wanted = wanted[name].data[i];
+                    let near = (x - wanted).abs() <= 32.0 * f64::EPSILON * m;
+                    assert!(
+                        near,
+                        "{context}: d_{name}[{i}] is {x}, not {wanted} (m = {m})"
+                    );
+                }
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn plans_of_a_gpu_have_gradients() {
+    let mut small = Target::h200();
+    if let Some(gpu) = &mut small.gpu {
+        gpu.stack = 200;
+    }
+    let (mut runs, mut lanes) = (0, 0);
+    for model in CATALOGUE {
+        let r = model.recurrence().unwrap();
+        let mut extents = Model::extents(&r, model.small);
+        // Whole warps, and channels left over.
+        for (i, axis) in r.axes.iter().enumerate() {
+            if axis.name == "D" {
+                extents.0[i] = 36;
+            }
+        }
+        let schedules = |lanes: u32, save: u32| {
+            [Order::Registers, Order::Tiled, Order::Stepped].map(|order| Schedule {
+                lanes,
+                save,
+                tile: 4,
+                ..Schedule::plain(order)
+            })
+        };
+        let all = [schedules(32, 3), schedules(1, 4), schedules(32, 100)].concat();
+        let tries: Vec<(&Target, Schedule)> = all.into_iter().map(|s| (&small, s)).collect();
+        for kind in 1..4 {
+            runs += interpreted(model, &extents, kind, &tries);
+            lanes += interpreted(model, &extents, kind, &tries[..3]);
+        }
+    }
+    println!("gradients: {runs} plans interpreted, {lanes} of threads that add up");
+    assert!(runs > 400 && lanes > 90, "{runs} {lanes}");
 }

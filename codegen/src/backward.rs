@@ -366,6 +366,12 @@ impl<'a> Planner<'a> {
         let rec = &stage.scan.recurrence;
         let mut pass = self.pass(&stage.scan, structure.clone(), *self.schedule);
         pass.sums = self.sums_of(rec, structure);
+        if self.target.gpu.is_some() && self.schedule.lanes > 1 && pass.sums.is_none() {
+            return Err(Refusal(format!(
+                "{} has no sums over its lanes for threads to add up together; use lanes=1",
+                rec.name
+            )));
+        }
         for (k, decl) in rec.outputs.iter().enumerate() {
             let summed = pass
                 .sums
@@ -383,7 +389,9 @@ impl<'a> Planner<'a> {
         for s in rec.state_ids() {
             let decl = rec.state(s);
             let k = s.0 as usize;
+            let adjoints = &self.backward.adjoint.states;
             if let Some(id) = self.sig.state_named(&decl.name)
+                && adjoints.iter().any(|(_, d)| *d == decl.name)
                 && self.options.initial.contains(&decl.name)
             {
                 pass.initial[k] = Some((Role::Initial(id), self.options.dtype(&decl.name)));

@@ -9,7 +9,7 @@ mod ops;
 use std::collections::BTreeSet;
 
 use crate::dtype::{Dtype, Ty};
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, in_lockstep};
 use crate::loop_ir::{Buf, Ix, LoopKind, Proc, Reg, Rhs, Role, Row, Stmt, Var};
 use crate::polynomial::Polynomial;
 use crate::regs::Regs;
@@ -26,6 +26,7 @@ pub fn verify(proc: &Proc) -> Result<(), VerifyError> {
         scope: Vec::new(),
         lane: None,
         apart: false,
+        lockstep: false,
         set: Regs::default(),
         rows: BTreeSet::new(),
     };
@@ -41,6 +42,8 @@ struct Verifier<'a> {
     lane: Option<(Var, Lanes)>,
     /// Whether the present statement may run in a part of the lanes.
     apart: bool,
+    /// Whether the lanes of the loop are in lockstep.
+    lockstep: bool,
     /// Registers that are assigned on every path to here.
     set: Regs,
     /// Rows that were fetched somewhere before here.
@@ -338,6 +341,7 @@ impl Verifier<'_> {
         }
         let lanes = Lanes::of(var, width, body);
         self.lane = Some((var, lanes));
+        self.lockstep = in_lockstep(var, body);
         self.stmts(body)?;
         // Each turn has its own copies: none of them is left.
         if let Some((_, lanes)) = self.lane.take() {
@@ -386,9 +390,11 @@ impl Verifier<'_> {
         if matches!(decl.role, Role::Input(_) | Role::Initial(_)) {
             return Err(Fault::ReadOnly(decl.name.clone()));
         }
+        // In lockstep each lane has scratch memory of its own.
+        let own = self.lockstep && decl.role == Role::Scratch;
         match &self.lane {
             Some((var, lanes))
-                if !self.apart && !ix.mentions(*var) && lanes.varying.contains(reg) =>
+                if !own && !self.apart && !ix.mentions(*var) && lanes.varying.contains(reg) =>
             {
                 let what = "a value stored to one element by all lanes";
                 Err(Fault::LaneDependent {
