@@ -373,17 +373,12 @@ impl<'a> Planner<'a> {
             )));
         }
         for (k, decl) in rec.outputs.iter().enumerate() {
-            let summed = pass
-                .sums
-                .as_ref()
-                .filter(|s| s.outputs[k])
-                .map(|s| s.all.clone());
-            let role = self.stage_result(
-                &decl.name,
-                &decl.axes,
-                decl.complex,
-                summed.zip(structure.lane),
-            );
+            let sums = pass.sums.as_ref();
+            let summed = sums.and_then(|s| Some((s.outputs[k].clone()?, s.all.clone())));
+            let axes = summed.as_ref().map_or(&decl.axes, |(axes, _)| axes);
+            let parts = summed.as_ref().map(|(_, all)| all.clone());
+            let parts = parts.zip(structure.lane);
+            let role = self.stage_result(&decl.name, axes, decl.complex, parts);
             pass.outputs.push(role);
         }
         for s in rec.state_ids() {
@@ -480,15 +475,22 @@ impl<'a> Planner<'a> {
             Reduction::Sum(_) => None,
         });
         let group = groups.next();
-        let outputs: Vec<bool> = over
+        let summed = |r: &Option<Reduction>| match r {
+            Some(Reduction::Group { groups, .. }) => Some(*groups) == group,
+            Some(Reduction::Sum(_)) => true,
+            None => false,
+        };
+        let in_memory = |axes: &[AxisId]| {
+            let mut axes = axes.to_vec();
+            axes.sort_by_key(|&a| (structure.inner.contains(a), a == rec.time));
+            axes
+        };
+        let outputs: Vec<Option<Vec<AxisId>>> = over
             .iter()
-            .map(|r| match r {
-                Some(Reduction::Group { groups, .. }) => Some(*groups) == group,
-                Some(Reduction::Sum(_)) => true,
-                None => false,
-            })
+            .zip(&rec.outputs)
+            .map(|(r, o)| summed(r).then(|| in_memory(&o.axes)))
             .collect();
-        if !outputs.contains(&true) {
+        if outputs.iter().all(Option::is_none) {
             return None;
         }
         let width = i64::from(self.schedule.lanes * self.schedule.block);
@@ -608,6 +610,12 @@ impl<'a> Planner<'a> {
             }
         }
         from.extend(lane);
+        if last {
+            // The result's own order.
+            let output = self.sig.outputs.iter().find(|o| o.name == name);
+            let state = self.sig.state_named(name).map(|s| &self.sig.state(s).axes);
+            to = output.map(|o| &o.axes).or(state).cloned().unwrap_or(to);
+        }
         let mut r = Recurrence {
             name: format!("{}_{name}", self.sig.name),
             doc: vec![],

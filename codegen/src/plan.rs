@@ -72,8 +72,8 @@ pub struct Replay {
 /// Outputs that are sums over the lane axis, left in parts: they have parts in place of that axis.
 #[derive(Clone, Debug)]
 pub struct Sums {
-    /// By output: whether it is one.
-    pub outputs: Vec<bool>,
+    /// By output, if it is one: its axes in the order in which they lie in memory, inner ones last.
+    pub outputs: Vec<Option<Vec<AxisId>>>,
     /// Parts of each group, which an item makes of several blocks; 0: each block is a part.
     pub parts: u32,
     /// Groups of the lane axis that are summed apart: 1 where all of it is summed.

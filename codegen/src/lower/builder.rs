@@ -71,6 +71,8 @@ pub(super) struct Builder<'a> {
     pub keeps: HashMap<(u32, Part), Kept>,
     /// Which part of the sums over the lane axis this item makes.
     pub part: Option<Ix>,
+    /// By bit of a lane's number: whether it is set.
+    pub lane_bits: HashMap<u32, Reg>,
     /// The position on each axis, where it is bound.
     pub at: Vec<Option<Ix>>,
     /// Which unrolled copy of each axis is being emitted; −1 where the axis is not unrolled.
@@ -136,6 +138,7 @@ impl<'a> Builder<'a> {
             kept: HashMap::new(),
             keeps: HashMap::new(),
             part: None,
+            lane_bits: HashMap::new(),
             at: vec![None; rec.axes.len()],
             copy: vec![-1; rec.axes.len()],
             grid: AxisSet::EMPTY,
@@ -305,6 +308,7 @@ impl<'a> Builder<'a> {
     pub fn begin(&mut self, first: Option<Var>, lanes: u32, vectors: u32) {
         self.frames.clear();
         self.stored.clear();
+        self.lane_bits.clear();
         self.state_regs.clear();
         self.state_bufs.clear();
         (self.first, self.lanes, self.vectors, self.lane_var) = (first, lanes, vectors, None);

@@ -157,6 +157,13 @@ fn outputs(b: &mut Builder<'_>) {
             .copied()
             .filter(|&a| b.pass.structure.inner.contains(a))
             .collect();
-        b.each_vector(|b| b.each_copy(&inner, &mut |b| output(b, i)));
+        let points = inner.iter().map(|&a| b.known(a)).product();
+        if b.is_gathered(i, points) {
+            let mut values = Vec::new();
+            b.each_copy(&inner, &mut |b| values.push(b.value(decl.value)));
+            b.store_gathered(i, values);
+        } else {
+            b.each_vector(|b| b.each_copy(&inner, &mut |b| output(b, i)));
+        }
     }
 }

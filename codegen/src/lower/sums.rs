@@ -10,7 +10,7 @@
 use selscan_dsl::{AxisId, AxisSet, Part};
 
 use super::builder::Builder;
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Reg, Rhs, Role, Stmt, Var};
 use crate::plan::Sums;
 
@@ -45,7 +45,7 @@ impl Builder<'_> {
     /// Whether an output is left in parts.
     pub fn is_summed(&self, output: usize) -> bool {
         let sums = self.pass.sums.as_ref();
-        sums.is_some_and(|sums| sums.outputs[output])
+        sums.is_some_and(|sums| sums.outputs[output].is_some())
     }
 
     /// Neighbours that a part has at each of its points: the lanes of a vector.
@@ -81,14 +81,15 @@ impl Builder<'_> {
     fn part_ix(&self, output: usize, part: Part, lane: Ix) -> Ix {
         let decl = &self.pass.recurrence.outputs[output];
         let mut ix = Ix::Const(0);
-        for &axis in &decl.axes {
-            let (extent, at) = match (&self.pass.sums, &self.part) {
-                (Some(sums), Some(part)) if self.pass.structure.lane == Some(axis) => {
-                    (sums.all.clone(), part.clone())
-                }
-                _ => (self.extent(axis), self.position(axis)),
-            };
-            ix = ix * extent + at;
+        if let (Some(sums), Some(own)) = (&self.pass.sums, &self.part) {
+            for &axis in sums.outputs[output].iter().flatten() {
+                let (extent, at) = if self.pass.structure.lane == Some(axis) {
+                    (sums.all.clone(), own.clone())
+                } else {
+                    (self.extent(axis), self.position(axis))
+                };
+                ix = ix * extent + at;
+            }
         }
         ix = ix * Ix::Const(self.apart()) + lane;
         match decl.complex {
@@ -136,6 +137,67 @@ impl Builder<'_> {
             }),
             None => store.into_iter().for_each(|stmt| self.stmt(stmt)),
         }
+    }
+
+    /// Whether the lanes add up all the points of an output at once: each then has the sums of some.
+    pub fn is_gathered(&self, output: usize, points: i64) -> bool {
+        let adds = self.pass.sums.as_ref().is_some_and(|sums| sums.parts > 0);
+        let decl = &self.pass.recurrence.outputs[output];
+        self.plan.wide
+            && self.is_summed(output)
+            && !adds
+            && !decl.complex
+            && self.lanes == 32
+            && self.vectors == 1
+            && matches!(points, 2 | 4 | 8 | 16 | 32)
+    }
+
+    /// Adds up, over the lanes, the values of an output at all of its inner points, in order: each exchange halves what a
+    /// lane has left, so that P points take P − 1 of them and not 5 P.
+    pub fn store_gathered(&mut self, output: usize, mut values: Vec<Reg>) {
+        let Some(lane) = self.lane_var else { return };
+        let mut far: u32 = 16;
+        while values.len() > 1 {
+            let upper = self.lane_bit(lane, far);
+            let half = values.len() / 2;
+            let pairs: Vec<(Reg, Reg)> = (0..half).map(|i| (values[i], values[i + half])).collect();
+            values.clear();
+            for (low, high) in pairs {
+                let select = LoopOp::Math(selscan_dsl::Op::Select);
+                let own = self.set(self.ty, Rhs::Op(select, vec![upper, high, low]));
+                let other = self.set(self.ty, Rhs::Op(select, vec![upper, low, high]));
+                let theirs = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![other]);
+                let theirs = self.set(self.ty, theirs);
+                values.push(self.combine(selscan_dsl::ReduceOp::Sum, own, theirs));
+            }
+            far /= 2;
+        }
+        let Some(mut sum) = values.pop() else { return };
+        let alike = i64::from((2 * far).max(1));
+        while far > 0 {
+            let other = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![sum]);
+            let other = self.set(self.ty, other);
+            sum = self.combine(selscan_dsl::ReduceOp::Sum, sum, other);
+            far /= 2;
+        }
+        let first = self.part_ix(output, Part::Real, Ix::Const(0));
+        let ix = first + Ix::Var(lane) / Ix::Const(alike);
+        self.stmt(Stmt::Store(self.outputs[output], ix, sum));
+    }
+
+    /// Whether a bit of the lane's number is set; computed once an item.
+    fn lane_bit(&mut self, lane: Var, bit: u32) -> Reg {
+        if let Some(&known) = self.lane_bits.get(&bit) {
+            return known;
+        }
+        let frame = self.base;
+        let number = self.emit(frame, Ty::I32, Rhs::Index(Ix::Var(lane)));
+        let mask = self.emit(frame, Ty::I32, Rhs::Bits(u64::from(bit)));
+        let zero = self.emit(frame, Ty::I32, Rhs::Bits(0));
+        let masked = self.emit(frame, Ty::I32, Rhs::Op(LoopOp::And, vec![number, mask]));
+        let set = self.emit(frame, Ty::Bool, Rhs::Op(LoopOp::ILt, vec![zero, masked]));
+        self.lane_bits.insert(bit, set);
+        set
     }
 
     /// Zeroes what an item will add to; stands before its blocks.
