@@ -9,6 +9,7 @@
 //! main     the shapes that are compared, in two layouts      gpu/scans.rs
 //! states   N from 1 to 256                                   gpu/scans.rs
 //! lengths  L from 512 to 524288                              gpu/scans.rs
+//! backward the gradients by all inputs                       gpu/backward.rs
 //! step     one token, the state updated in place             gpu/step.rs
 //! ```
 //!
@@ -16,6 +17,8 @@
 //! 2 wrong usage or no GPU, 3 a bug.
 #![allow(missing_docs)]
 
+#[path = "gpu/backward.rs"]
+mod backward;
 #[path = "gpu/bench.rs"]
 mod bench;
 #[path = "gpu/case.rs"]
@@ -127,6 +130,7 @@ fn run(bench: &mut Bench) -> Result<(), Stop> {
         }
         match name {
             "compile" => compile::measure(bench)?,
+            "backward" => backward::measure(bench)?,
             "step" => step::measure(bench)?,
             scans => scans::measure(bench, scans)?,
         }

@@ -18,14 +18,14 @@ const FEW: usize = 7;
 /// How long a shape is tuned where that is not said.
 const TUNE: f64 = 6.0;
 
-pub const TABLES: [&str; 5] = ["compile", "main", "states", "lengths", "step"];
+pub const TABLES: [&str; 6] = ["compile", "main", "states", "lengths", "backward", "step"];
 
 pub const HELP: &str = "\
 selscan on a CUDA GPU, timed. Options:
-  --only TABLE      main, states, lengths, step or compile (several: with commas)
+  --only TABLE      main, states, lengths, backward, step or compile (several: with commas)
   --filter TEXT     only rows with TEXT in their label, `main bf16 B8 L2048 D2048 N16 bdl` for example
   --tune [SECONDS]  also the schedule that tuning for so long finds (6), for main, states and lengths
-  --schedule TEXT   this schedule in place of the default, for main, states and lengths
+  --schedule TEXT   this schedule in place of the default, for main, states, lengths and backward
   --quick           fewer shapes, 7 calls in place of 25
   --out FILE        write what was measured as JSON, for mamba.py --compare and plot.py
   --minutes M       rows that would begin later are skipped (8)

@@ -8,6 +8,7 @@ With z the module writes two outputs, before and after the gate; both are part o
 Tables (`--only` picks one):
   main     the shapes that selscan is measured at, N = 16
   states   N from 1 to 256 (mamba_ssm's largest) at B 8, L 2048, D 2048
+  backward the gradients by all inputs in the first shapes of main (needs the module's backward pass)
   lengths  L from 512 to 524288 at B 1, D 1024, N 16, beside FlashAttention (PyTorch's causal
            scaled_dot_product_attention, that backend forced, bf16, 16 heads of 64) and beside the recurrence as a
            loop over time in plain PyTorch (up to L 4096, one run)
@@ -70,6 +71,7 @@ Inputs = collections.namedtuple("Inputs", "u delta A B C D z delta_bias")
 WIDE = [(8, 2048, 2048), (2, 4096, 5120), (1, 65536, 2048), (1, 2048, 2048), (64, 512, 2048), (1, 524288, 2048)]
 MAIN = [Case("main", "bf16", *shape) for shape in WIDE + [(4096, 16, 1024)]] + [Case("main", "f32", *WIDE[0])]
 STATES = [Case("states", "bf16", 8, 2048, 2048, n) for n in (1, 4, 8, 16, 64, 128, 256)]
+BACKWARD = [Case("backward", "bf16", *shape) for shape in WIDE[:5]]
 LENGTHS = [Case("lengths", "bf16", 1, 512 << k, HEADS * HEAD) for k in range(11)]
 
 # Between them: whole chunks and broken ones, one chunk of 2048 and several, each type, few states and the most.
@@ -215,6 +217,22 @@ class Bench:
         """What selective_scan_fn runs: [before the gate, chunk states, after the gate]."""
         return self.extension.fwd(*inputs, True)
 
+    def backward(self, case):
+        """What selective_scan_fn's gradient runs: by all inputs, from the forward pass's results."""
+        size = case.B * case.L * DTYPES[case.dtype].itemsize
+        plane, read = case.D * size, (5 * case.D + 2 * case.N) * size + case.D * (case.N + 2) * 4
+
+        def make():
+            inputs = make_inputs(case, self.generator)
+            out, chunks, _ = self.forward(inputs)
+            return inputs, torch.randn_like(inputs.u), chunks, out
+
+        def call(made):
+            inputs, dout, chunks, out = made
+            return self.extension.bwd(*inputs, dout, chunks, out, None, True, False)
+
+        self.measure(case, "mamba_ssm", "bdl", make, call, read, 3 * plane)
+
     def mamba(self, case):
         size = case.B * case.L * DTYPES[case.dtype].itemsize
         plane, read = case.D * size, (3 * case.D + 2 * case.N) * size + case.D * (case.N + 2) * 4
@@ -316,7 +334,7 @@ def main():
     parser.add_argument("--out", required=True, metavar="FILE", help="the JSON file to write")
     parser.add_argument("--compare", metavar="FILE", help="selscan's times, as JSON")
     parser.add_argument("--dump", metavar="DIR", help="write the checked cases here as safetensors files")
-    parser.add_argument("--only", choices=("main", "states", "lengths"), help="one table")
+    parser.add_argument("--only", choices=("main", "states", "lengths", "backward"), help="one table")
     parser.add_argument("--quick", action="store_true", help="fewer shapes, 7 runs each")
     parser.add_argument("--minutes", type=float, default=8.0, help="measurements that would begin later are skipped")
     arguments = parser.parse_args()
@@ -334,9 +352,14 @@ def main():
         "main": [case for case in MAIN if not (quick and case.L > 100_000)],
         "states": STATES[::3] if quick else STATES,
         "lengths": LENGTHS[:9:3] if quick else LENGTHS,
+        "backward": BACKWARD,
     }
-    tables = {table: cases for table, cases in tables.items() if only in (None, table)}
+    # The module may have no backward pass.
+    tables = {table: cases for table, cases in tables.items() if only == table or not only and table != "backward"}
     for case in (case for cases in tables.values() for case in cases):
+        if case.table == "backward":
+            bench.backward(case)
+            continue
         bench.mamba(case)
         if case.table == "lengths":
             bench.flash(case)

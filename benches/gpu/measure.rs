@@ -207,7 +207,7 @@ fn in_graph(cuda: &Cuda, kernel: &Kernel, sets: &mut [Set], repeats: usize) -> R
 }
 
 /// Milliseconds of each of some pieces of work, queued one after another; sorted.
-fn spans(
+pub fn spans(
     cuda: &Cuda,
     count: usize,
     work: &mut dyn FnMut() -> Result<(), Error>,

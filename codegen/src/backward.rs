@@ -48,8 +48,11 @@ pub struct Stage {
     /// The adjoint, real and simplified.
     pub scan: Scan,
     /// What is run again in each chunk, and the inputs of the adjoint that it yields.
-    pub replays: Vec<(Scan, Vec<(String, String, When)>)>,
+    pub replays: Vec<Again>,
 }
+
+/// What is run again: real and simplified, and (input of the adjoint, its output, before or after the step).
+pub type Again = (Scan, Vec<(String, String, When)>);
 
 impl Backward {
     /// The gradient by the inputs and initial states that `wrt` names, of a specialised recurrence.
@@ -159,7 +162,7 @@ impl Backward {
             let rec = &stage.scan.recurrence;
             let mut own = Structure::like(rec, &self.primal, &whole);
             for _ in 0..rec.axes.len() + 1 {
-                let like = |(scan, _): &(Scan, _)| Structure::like(&scan.recurrence, rec, &own);
+                let like = |(scan, _): &Again| Structure::like(&scan.recurrence, rec, &own);
                 let again: Vec<Structure> = stage.replays.iter().map(like).collect();
                 match again
                     .iter()

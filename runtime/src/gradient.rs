@@ -145,11 +145,14 @@ struct Wanted {
     by: Vec<String>,
 }
 
+/// What the code of a backward run depends on.
+type Shape = (Wanted, Spec, Extents, Option<Schedule>);
+
 /// Adjoints and their code.
 #[derive(Default)]
 pub(crate) struct GradientCode {
     adjoints: Mutex<HashMap<Wanted, Arc<Backward>>>,
-    code: Mutex<HashMap<(Wanted, Spec, Extents, Option<Schedule>), Arc<Code>>>,
+    code: Mutex<HashMap<Shape, Arc<Code>>>,
 }
 
 /// The most shapes whose code is remembered at once.

@@ -273,6 +273,9 @@ pub struct SelftestArgs {
     /// Instead, a few models with tensors of more than 2^31 elements, on a GPU with 40 GB
     #[arg(long, conflicts_with = "quick")]
     pub large: bool,
+    /// Instead, the gradients of every model
+    #[arg(long, conflicts_with = "large")]
+    pub gradients: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
 }

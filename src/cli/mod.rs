@@ -10,6 +10,7 @@ mod explain;
 mod failure;
 mod files;
 mod floor;
+mod gradients;
 mod job;
 mod large;
 mod list;

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::args::SelftestArgs;
 use super::check::whole;
 use super::failure::Failure;
+use super::gradients;
 use super::job;
 use super::large::large;
 use super::report::{Report, count, time};
@@ -41,6 +42,8 @@ struct Outcome {
 struct Test<'d> {
     device: &'d Device,
     quick: bool,
+    /// Gradients are tested, not launches.
+    gradients: bool,
     /// Held while a kernel runs.
     running: Mutex<()>,
     /// The device is lost: nothing after that means anything.
@@ -70,6 +73,7 @@ pub fn selftest(args: &SelftestArgs, quiet: bool) -> Result<Report, Failure> {
     let test = Test {
         device: &device,
         quick: args.quick,
+        gradients: args.gradients,
         running: Mutex::new(()),
         lost: AtomicBool::new(false),
     };
@@ -198,6 +202,10 @@ fn try_one(test: &Test<'_>, model: &'static Model, out: &mut Outcome) -> Result<
         let (spec, extents) = kernel.resolve(&args)?;
         let meaning = eval_with_bound(&r, &args.to_inputs(&r))?;
         let compute = spec.compute();
+        if test.gradients {
+            try_gradients(test, &kernel, &trial, &args, out)?;
+            continue;
+        }
         for (i, chosen) in schedules(&kernel, &spec, &extents, &trial)?
             .into_iter()
             .enumerate()
@@ -228,6 +236,41 @@ fn try_one(test: &Test<'_>, model: &'static Model, out: &mut Outcome) -> Result<
                     }
                     out.wrong(&trial, &chosen, &why.to_string());
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tests the gradients of a trial, twice each: chunks of a few steps, and the usual ones.
+fn try_gradients(
+    test: &Test<'_>,
+    kernel: &Kernel,
+    trial: &Trial,
+    args: &OwnedArgs,
+    out: &mut Outcome,
+) -> Result<(), Error> {
+    let r = kernel.recurrence();
+    let cotangents = gradients::cotangents(kernel, args)?;
+    let by = gradients::all(r, args);
+    let meaning = gradients::meaning(r, args, &cotangents, &by)?;
+    for kernel in [kernel.with_checkpoint_steps(3), kernel.clone()] {
+        if test.lost.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let found = {
+            let _alone = test.running.lock().unwrap_or_else(PoisonError::into_inner);
+            gradients::twice(&kernel, args, &cotangents, &by)
+        };
+        out.runs += 1;
+        match found.map(|found| gradients::check(r, &found, &meaning, trial.dtype)) {
+            Ok(Ok(numbers)) => out.numbers += numbers,
+            Ok(Err(why)) => out.wrong(trial, &[], &why),
+            Err(why) => {
+                if matches!(why, Error::Cuda { .. }) {
+                    test.lost.store(true, Ordering::Relaxed);
+                }
+                out.wrong(trial, &[], &why.to_string());
             }
         }
     }

@@ -1,0 +1,192 @@
+//! The backward run of the selective scan. In: the table `backward`. Out: a row for each case: the gradients by all inputs
+//! from one cotangent, the forward run that saves states, and the memory that both hold at most.
+
+use std::collections::BTreeMap;
+
+use selscan_runtime::{
+    Args, Checkpoints, Cuda, DeviceTensor, Dtype, Error, Gradients, Kernel, OwnedArgs, Tensor,
+};
+use serde_json::json;
+
+use crate::Stop;
+use crate::bench::Bench;
+use crate::case::{Case, Layout, normal};
+use crate::measure::spans;
+use crate::table;
+
+/// The cases; the same as in `mamba.py`.
+fn cases() -> Vec<Case> {
+    let shapes = [
+        [8, 2048, 2048],
+        [2, 4096, 5120],
+        [1, 65_536, 2048],
+        [1, 2048, 2048],
+        [64, 512, 2048],
+    ];
+    let both = |[b, l, d]: [usize; 3]| {
+        [Layout::Bdl, Layout::Bld].map(|layout| Case {
+            table: "backward",
+            dtype: Dtype::Bf16,
+            layout,
+            b,
+            l,
+            d,
+            n: 16,
+        })
+    };
+    shapes.into_iter().flat_map(both).collect()
+}
+
+/// A call, its results and gradients on the GPU.
+struct Set {
+    args: OwnedArgs,
+    inputs: BTreeMap<String, DeviceTensor>,
+    output: (String, DeviceTensor),
+    cotangent: DeviceTensor,
+    gradients: BTreeMap<String, DeviceTensor>,
+    saved: Option<Checkpoints>,
+}
+
+impl Set {
+    fn new(cuda: &Cuda, kernel: &Kernel, case: &Case, seed: u64) -> Result<Set, Error> {
+        let args = case.arguments(seed)?;
+        let up = |t: &Tensor| DeviceTensor::from_tensor(cuda, t);
+        let like = |t: &Tensor| DeviceTensor::zeros(cuda, t.dtype(), t.shape());
+        let each = args.inputs.iter();
+        let inputs = each.clone().map(|(n, t)| Ok((n.clone(), up(t)?)));
+        let gradients = each.map(|(n, t)| Ok((n.clone(), like(t)?)));
+        let name = kernel.recurrence().outputs[0].name.clone();
+        Ok(Set {
+            inputs: inputs.collect::<Result<_, Error>>()?,
+            gradients: gradients.collect::<Result<_, Error>>()?,
+            output: (name, DeviceTensor::zeros(cuda, case.dtype, &case.plane())?),
+            cotangent: up(&normal(case.dtype, &case.plane(), seed ^ 0x5eed)?)?,
+            args,
+            saved: None,
+        })
+    }
+
+    fn forward(&mut self, kernel: &Kernel) -> Result<(), Error> {
+        let mut args = inputs(&self.inputs, &self.args);
+        args = args.output(&self.output.0, &mut self.output.1);
+        kernel.forward_for_grad_into(args, &mut self.saved)
+    }
+
+    fn backward(&mut self, kernel: &Kernel) -> Result<(), Error> {
+        let Some(saved) = &self.saved else {
+            return Ok(());
+        };
+        let mut wanted = Gradients::new().cotangent(&self.output.0, &self.cotangent);
+        for (name, tensor) in &mut self.gradients {
+            wanted = wanted.gradient(name, tensor);
+        }
+        kernel.backward(inputs(&self.inputs, &self.args), saved, wanted)
+    }
+}
+
+fn inputs<'a>(tensors: &'a BTreeMap<String, DeviceTensor>, args: &'a OwnedArgs) -> Args<'a> {
+    let mut out = Args::new();
+    for (name, tensor) in tensors {
+        out = out.input(name, tensor);
+    }
+    args.flags.iter().fold(out, |out, flag| out.flag(flag))
+}
+
+/// Measures the cases and prints the table.
+pub fn measure(bench: &mut Bench) -> Result<(), Stop> {
+    let mut lines = Vec::new();
+    for case in cases() {
+        let label = format!("backward {case} {}", case.layout);
+        if !bench.wants(&label)? {
+            continue;
+        }
+        match one(bench, case) {
+            Ok(line) => lines.push(line),
+            Err(Stop::Failed(error @ (Error::Refused(_) | Error::DeviceMemory { .. }))) => {
+                bench.skip(&label, &error.to_string())?;
+            }
+            Err(stop) => return Err(stop),
+        }
+    }
+    let header = [
+        "shape", "layout", "backward", "forward", "saved MB", "schedule",
+    ];
+    let right = [false, false, true, true, true, false];
+    if !lines.is_empty() {
+        println!(
+            "\nbackward (ms)\n{}",
+            table::table(&header, &lines, &right).trim_end()
+        );
+    }
+    Ok(())
+}
+
+fn one(bench: &mut Bench, case: Case) -> Result<Vec<String>, Stop> {
+    let cuda = bench.cuda.clone();
+    let mut kernel = cuda.kernel(crate::recurrence(case.model())?);
+    if let Some(schedule) = bench.settings.schedule {
+        kernel = kernel.with_backward_schedule(schedule);
+        if schedule.save > 0 {
+            kernel = kernel.with_checkpoint_steps(schedule.save);
+        }
+    }
+    // The data of two calls are larger than the cache.
+    let mut sets = Vec::new();
+    for seed in 0..2 {
+        let mut set = Set::new(&cuda, &kernel, &case, seed)?;
+        set.forward(&kernel)?;
+        for tensor in set.gradients.values_mut() {
+            tensor.poison()?;
+        }
+        set.backward(&kernel)?;
+        sets.push(set);
+    }
+    // No number is left out.
+    for (name, tensor) in &sets[0].gradients {
+        let found = tensor.to_tensor()?.to_f64();
+        if let Some(at) = found.iter().position(|x| x.is_nan()) {
+            let why = format!("{case}: the gradient by {name} at {at} is not a number");
+            return Err(Stop::Wrong(crate::check::Wrong(why)));
+        }
+    }
+    let (spec, extents) = kernel.resolve(&sets[0].args)?;
+    let names: Vec<&str> = sets[0].gradients.keys().map(String::as_str).collect();
+    let plan = kernel.plan_backward(&spec, &extents, &names)?;
+    let mut next = 0;
+    let mut timed = |bench: &Bench, forward: bool| -> Result<f64, Error> {
+        let mut call = || {
+            next += 1;
+            let set = &mut sets[next % 2];
+            if forward {
+                set.forward(&kernel)
+            } else {
+                set.backward(&kernel)
+            }
+        };
+        spans(&bench.cuda, 5, &mut call)?;
+        let spans = spans(&bench.cuda, bench.repeats(), &mut call)?;
+        Ok(spans[spans.len() / 2])
+    };
+    let (backward, forward) = (timed(bench, false)?, timed(bench, true)?);
+    let saved = sets[0].saved.as_ref().map_or(0, Checkpoints::bytes);
+    bench.say(&format!(
+        "backward {case} {}: {backward:.4} ms, forward {forward:.4} ms",
+        case.layout
+    ));
+    bench.row(
+        "rows",
+        json!({
+            "impl": "selscan", "table": "backward", "dtype": case.dtype.name(), "layout": case.layout.to_string(),
+            "B": case.b, "L": case.l, "D": case.d, "N": case.n, "ms": backward, "forward_ms": forward,
+            "saved_bytes": saved, "schedule": plan.schedule.to_string(),
+        }),
+    )?;
+    Ok(vec![
+        case.to_string(),
+        case.layout.to_string(),
+        format!("{backward:.4}"),
+        format!("{forward:.4}"),
+        format!("{:.1}", saved as f64 / 1e6),
+        plan.schedule.to_string(),
+    ])
+}
