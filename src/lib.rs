@@ -90,16 +90,16 @@ pub use selscan_dsl::{
 };
 pub use selscan_macros::ssm_kernel;
 pub use selscan_runtime::{
-    Args, Cpu, CpuOptions, Cuda, CudaOptions, Device, DeviceTensor, Element, Error, Kernel,
-    OwnedArgs, OwnedResults, Spec, Tensor, TensorMut, TensorRef, Tuner,
+    Args, Checkpoints, Cpu, CpuOptions, Cuda, CudaOptions, Device, DeviceTensor, Element, Error,
+    Gradients, Kernel, OwnedArgs, OwnedResults, Spec, Tensor, TensorMut, TensorRef, Tuner,
 };
 
 /// What a program that writes and runs kernels uses: `use selscan::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Args, Array, Cpu, Cuda, Device, DeviceTensor, Dtype, Error, Inputs, Kernel, Outputs,
-        OwnedArgs, ParseError, Recurrence, Schedule, Target, Tensor, TensorMut, TensorRef, Tuner,
-        eval, eval_with_bound, ssm_kernel,
+        Args, Array, Checkpoints, Cpu, Cuda, Device, DeviceTensor, Dtype, Error, Gradients, Inputs,
+        Kernel, Outputs, OwnedArgs, ParseError, Recurrence, Schedule, Target, Tensor, TensorMut,
+        TensorRef, Tuner, eval, eval_with_bound, ssm_kernel,
     };
 }
 
