@@ -187,7 +187,7 @@ fn staged(
         let blocks: &[(u32, u32)] = match held {
             _ if large => &[(256, 2), (128, 3)],
             8 => &[(128, 5), (64, 10)],
-            _ if all < wanted => &[(64, 8), (128, 4)],
+            _ if all < wanted => &[(128, 4), (64, 8)],
             _ => &[(256, 2), (128, 4)],
         };
         // Runs are short where many threads share: each has a place for the others' sums.

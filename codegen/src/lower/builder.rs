@@ -92,6 +92,8 @@ pub(super) struct Builder<'a> {
     /// The first step of what is shared at once, and of the present tile in it.
     pub tile_start: Ix,
     pub tile_now: Ix,
+    /// Which half of their memory has what is shared at present.
+    pub tile_half: Ix,
     /// The axis whose points they share out.
     pub shared: Option<AxisId>,
     pub lanes: u32,
@@ -155,6 +157,7 @@ impl<'a> Builder<'a> {
             raw_inputs: HashMap::new(),
             tile_start: Ix::Const(0),
             tile_now: Ix::Const(0),
+            tile_half: Ix::Const(0),
             shared: None,
             lanes: 1,
             vectors: 1,

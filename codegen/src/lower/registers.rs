@@ -39,7 +39,7 @@ impl Open {
             b.begin_shared(&lo, &hi);
             b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), tile, |b, start| {
                 let next = start.clone() + Ix::Const(tile);
-                b.fill_shared(&start, &next);
+                b.fill_shared(&start);
                 let end = next.min(hi);
                 steps(b, &self.slots, &self.held, start, end);
             });

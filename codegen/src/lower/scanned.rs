@@ -65,7 +65,7 @@ pub(super) fn lower(b: &mut Builder<'_>) {
     } else {
         b.begin_shared(&lo, &hi);
         b.serial("span", AxisSet::EMPTY, lo, hi.clone(), span, |b, start| {
-            b.fill_shared(&start, &(start.clone() + Ix::Const(span)));
+            b.fill_shared(&start);
             if pass.schedule.tiles == 1 {
                 return each(b, start);
             }

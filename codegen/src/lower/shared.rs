@@ -9,6 +9,8 @@
 //! registers,  [steps of the tile][inner points]             as in memory
 //! staged
 //! ```
+//! What is converted or turned over on its way arrives as it is, a tile ahead, and has its tiles in two halves in turn:
+//! while one is read, the other is filled. So the block meets once a tile.
 
 use selscan_dsl::{AxisId, AxisIndex, InputId, Node};
 
@@ -138,18 +140,35 @@ fn turned(pass: &Pass, input: InputId) -> bool {
     axes.last() == Some(&pass.recurrence.time) && pass.schedule.order != Order::Scanned
 }
 
+/// Whether an input's tile arrives as it is before it is put down; else it goes to its place at once.
+fn arrives(pass: &Pass, input: InputId, compute: Dtype) -> bool {
+    let (_, dtype) = pass.inputs[input.0 as usize];
+    pass.schedule.ahead > 0 && (stored(pass, input, compute) != dtype || turned(pass, input))
+}
+
+/// How many tiles of each input there are at once: two where all of them arrive before they are put down, unless tiles
+/// are so long that their memory matters more than their meetings.
+fn halves(pass: &Pass, compute: Dtype) -> i64 {
+    let arrive = |&(input, _): &(InputId, Vec<AxisIndex>)| arrives(pass, input, compute);
+    let short = pass.schedule.order != Order::Scanned;
+    if short && readings(pass).iter().all(arrive) {
+        2
+    } else {
+        1
+    }
+}
+
 /// The bytes of a block's tiles of inputs, and of what arrives for the next ones; 0 where nothing is shared.
 pub(crate) fn tile_bytes(pass: &Pass, compute: Dtype) -> u64 {
     if pass.schedule.share == 0 {
         return 0;
     }
+    let halves = halves(pass, compute) as usize;
     let bytes = |(input, _): (InputId, Vec<AxisIndex>)| {
         let (_, dtype) = pass.inputs[input.0 as usize];
-        let stored = stored(pass, input, compute);
-        // What is copied as it is goes to its place at once.
-        let arrives = pass.schedule.ahead > 0 && (stored != dtype || turned(pass, input));
+        let arrives = arrives(pass, input, compute);
         let next = if arrives { dtype.bytes() } else { 0 };
-        elements(pass, input) * (stored.bytes() + next) as u64
+        elements(pass, input) * (halves * stored(pass, input, compute).bytes() + next) as u64
     };
     readings(pass).into_iter().map(bytes).sum()
 }
@@ -208,6 +227,7 @@ impl Builder<'_> {
         if self.pass.schedule.share == 0 {
             return;
         }
+        let halves = halves(self.pass, self.ty.storage());
         for (input, _) in readings(self.pass) {
             if self.shared_inputs.contains_key(&input) {
                 continue;
@@ -221,11 +241,11 @@ impl Builder<'_> {
                 ),
                 role: Role::Shared,
                 dtype,
-                len: Ix::Const(len as i64),
+                len: Ix::Const(halves * len as i64),
             });
             let buf = Buf(self.proc.buffers.len() as u32 - 1);
             self.shared_inputs.insert(input, buf);
-            if self.pass.schedule.ahead > 0 && !self.copying(input, buf).plain {
+            if arrives(self.pass, input, self.ty.storage()) {
                 let decl = &self.pass.recurrence.inputs[input.0 as usize];
                 self.proc.buffers.push(BufferDecl {
                     name: format!("{}_next", decl.name),
@@ -245,22 +265,67 @@ impl Builder<'_> {
             return;
         }
         // A loop that has no turn must not read what is not there.
-        self.choice(lo.clone(), hi.clone(), |b| b.copy_all(lo), |_| {});
+        self.choice(
+            lo.clone(),
+            hi.clone(),
+            |b| {
+                b.copy_all(lo);
+                if b.in_halves() {
+                    b.stmt(Stmt::Sync);
+                    b.refill(lo);
+                }
+            },
+            |_| {},
+        );
     }
 
-    /// Puts the tile that begins at step `start` into shared memory; `next` is where the tile after it begins.
-    pub fn fill_shared(&mut self, start: &Ix, next: &Ix) {
+    /// Where the block meets: from here on the tile that begins at step `start` is in shared memory.
+    pub fn fill_shared(&mut self, start: &Ix) {
         if self.shared_inputs.is_empty() {
             return;
         }
         self.tile_start = start.clone();
+        let next = start.clone() + Ix::Const(steps(self.pass));
         self.stmt(Stmt::Sync);
+        if self.in_halves() {
+            self.tile_half = self.half(start);
+            let own = self.tile_half.clone();
+            self.refill(&next);
+            self.tile_half = own;
+            return;
+        }
         for (input, index, to) in self.sorted_shared() {
-            self.fill(input, &index, to, start);
+            self.fill(input, &index, to, start, None);
         }
         self.stmt(Stmt::Sync);
         // The next tile's elements are on their way while this one is run through.
-        self.copy_all(next);
+        self.copy_all(&next);
+    }
+
+    /// Whether tiles lie in two halves in turn.
+    pub fn in_halves(&self) -> bool {
+        !self.shared_inputs.is_empty() && halves(self.pass, self.ty.storage()) == 2
+    }
+
+    /// Which half has the tile that begins at step `start`: 0 or 1.
+    fn half(&mut self, start: &Ix) -> Ix {
+        let half = rest(&(start.clone() / Ix::Const(steps(self.pass))), 2);
+        if let Ix::Const(_) = half {
+            return half;
+        }
+        let var = self.proc.var("half");
+        self.stmt(Stmt::Let(var, half));
+        Ix::Var(var)
+    }
+
+    /// Puts the tile that begins at step `start`, which has arrived, into its half; the one after it is on its way from
+    /// then on. Each thread reads what has arrived in a place before it sends for what comes there next.
+    fn refill(&mut self, start: &Ix) {
+        self.tile_half = self.half(start);
+        let after = start.clone() + Ix::Const(steps(self.pass));
+        for (input, index, to) in self.sorted_shared() {
+            self.fill(input, &index, to, start, Some(&after));
+        }
     }
 
     /// The shared inputs, how each is read, and its memory.
@@ -286,9 +351,15 @@ impl Builder<'_> {
         unit(dtype.bytes(), i64::from(self.pass.schedule.tile))
     }
 
+    /// Where a tile of the present half begins.
+    fn base(&self, input: InputId) -> Ix {
+        self.tile_half.clone() * Ix::Const(elements(self.pass, input) as i64)
+    }
+
     /// Where an element of a tile lies in shared memory: its step in the tile, its inner point.
     fn place_in_tile(&self, input: InputId, step: &Ix, point: &Ix) -> Ix {
         let pass = self.pass;
+        let base = self.base(input);
         if pass.schedule.order == Order::Scanned {
             let (unit, run) = (self.run_unit(input), i64::from(pass.schedule.tile));
             let tile = run * i64::from(pass.schedule.warp);
@@ -297,10 +368,11 @@ impl Builder<'_> {
             let within = rest(&step, run);
             let points = number * Ix::Const(self.inner_points(input)) + point.clone();
             let group = points * Ix::Const(run / unit) + within.clone() / Ix::Const(unit);
-            return (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
+            return base
+                + (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
                 + rest(&within, unit);
         }
-        step.clone() * Ix::Const(self.inner_points(input)) + point.clone()
+        base + step.clone() * Ix::Const(self.inner_points(input)) + point.clone()
     }
 
     fn inner_points(&self, input: InputId) -> i64 {
@@ -409,15 +481,25 @@ impl Builder<'_> {
         });
     }
 
-    fn fill(&mut self, input: InputId, index: &[AxisIndex], to: Buf, start: &Ix) {
+    /// Puts an input's tile that begins at step `start` into its place; where it arrived before, sends for the one that
+    /// begins at `after`.
+    fn fill(
+        &mut self,
+        input: InputId,
+        index: &[AxisIndex],
+        to: Buf,
+        start: &Ix,
+        after: Option<&Ix>,
+    ) {
         let how = self.copying(input, to);
         let raw = self.raw_inputs.get(&input).copied();
         let source = self.inputs[input.0 as usize].unwrap_or(Buf(0));
         self.team(&how, |b, turn| {
             let (step, point) = how.first(&turn);
+            let at = turn * Ix::Const(how.count);
             // Each thread finds what it copied itself.
-            let (source, from) = match raw {
-                Some(raw) => (raw, turn * Ix::Const(how.count)),
+            let (from, ix) = match raw {
+                Some(raw) => (raw, at.clone()),
                 None => (
                     source,
                     b.source((input, index), &how, start, (&step, &point)),
@@ -434,20 +516,24 @@ impl Builder<'_> {
             let places: Vec<Ix> = (0..how.count / how.wide)
                 .map(|j| place(j * how.wide))
                 .collect();
-            if how.plain {
+            if raw.is_none() && how.plain {
                 let at = places[0].clone();
-                return vec![Stmt::Copy(to, at, source, from, how.count as u32)];
+                return vec![Stmt::Copy(to, at, from, ix, how.count as u32)];
             }
             let regs: Vec<Reg> = (0..how.count).map(|_| b.proc.reg(b.ty)).collect();
             let mut body = vec![match regs[..] {
-                [one] => Stmt::Set(one, Rhs::Load(source, from)),
-                _ => Stmt::LoadRow(regs.clone(), source, from),
+                [one] => Stmt::Set(one, Rhs::Load(from, ix)),
+                _ => Stmt::LoadRow(regs.clone(), from, ix),
             }];
             for (regs, at) in regs.chunks(how.wide as usize).zip(places) {
                 body.push(match regs {
                     [one] => Stmt::Store(to, at, *one),
                     _ => Stmt::StoreRow(to, at, regs.to_vec()),
                 });
+            }
+            if let (Some(raw), Some(after)) = (raw, after) {
+                let ix = b.source((input, index), &how, after, (&step, &point));
+                body.push(Stmt::Copy(raw, at, source, ix, how.count as u32));
             }
             body
         });
@@ -472,9 +558,10 @@ impl Builder<'_> {
             let group = point * Ix::Const(run / unit) + Ix::Const(k / unit);
             let ix = (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
                 + Ix::Const(k % unit);
-            return Some((buf, ix));
+            return Some((buf, self.base(input) + ix));
         }
         let local = self.position(time) - self.tile_start.clone();
-        Some((buf, local * Ix::Const(self.inner_points(input)) + point))
+        let ix = local * Ix::Const(self.inner_points(input)) + point;
+        Some((buf, self.base(input) + ix))
     }
 }

@@ -5,7 +5,7 @@
 //! h[·] = initial
 //! for tile of warp runs {
 //!     for t in this thread's run   { v[t] = v(x_t) }                          before: what the states need
-//!     meet
+//!     meet, the block with it where it shares inputs
 //!     for t in tile                { h[·] = f(h[·], v[t], x_t);  part[thread][t] = sum over own points of g(h[·], x_t) }
 //!     meet
 //!     for t in this thread's run   { y_t = y(sum over threads of part[·][t], x_t) }     after: the outputs
@@ -194,7 +194,6 @@ pub(super) fn lower(b: &mut Builder<'_>) {
         let span = i64::from(pass.schedule.tile * pass.schedule.warp);
         b.begin_shared(&lo, &hi);
         b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), span, |b, start| {
-            b.fill_shared(&start, &(start.clone() + Ix::Const(span)));
             tile(b, &stage, start, hi);
         });
         registers::close(b, &stage.slots, &stage.held);
@@ -205,13 +204,22 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
     let time = b.pass.recurrence.time;
     let run = i64::from(b.pass.schedule.tile);
     let own = Run::of(b, &start, &hi);
+    // The block's meeting is this item's too, unless what is before it reads what the block puts down for it.
+    let early = b.in_halves() && !reads_shared(b, stage);
+    if !early {
+        b.fill_shared(&start);
+    }
     // Each thread has steps of its own before and after, and points of the states between.
     b.shared = Some(time);
     let known = b.block(AxisSet::of(time), |b| {
         before(b, stage, &own);
         b.frames.last().map(|f| f.memo.clone()).unwrap_or_default()
     });
-    b.stmt(Stmt::Meet);
+    if early {
+        b.fill_shared(&start);
+    } else {
+        b.stmt(Stmt::Meet);
+    }
     b.shared = Some(stage.axis);
     for &(id, buf) in &stage.before {
         let stored = Stored {
@@ -264,6 +272,14 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
     b.shared = Some(time);
     b.block(AxisSet::of(time), |b| after(b, stage, &own, known));
     b.shared = Some(stage.axis);
+}
+
+/// Whether what the states need of a thread's run reads inputs that the block shares.
+fn reads_shared(b: &Builder<'_>, stage: &Stage) -> bool {
+    let graph = &b.pass.recurrence.graph;
+    let roots: Vec<NodeId> = stage.before.iter().map(|&(id, _)| id).collect();
+    let shared = |&id: &NodeId| matches!(graph.node(id), Node::Input { input, .. } if b.shared_inputs.contains_key(input));
+    graph.reachable(&roots).iter().any(shared)
 }
 
 /// What the states need of this thread's run.
