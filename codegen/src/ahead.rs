@@ -7,8 +7,10 @@
 //! for t { [r] = w;  fetch w = x[next t];  … r … }
 //! ```
 //! In loops over time what later turns load is also brought near (into the GPU's second-level cache): `turns` turns
-//! ahead in an innermost loop, one in a loop over tiles. What is fetched stays as it lies in memory (16 bytes are four registers, whatever they hold) until it is taken. The
-//! last turn fetches its own elements once more: never what is beyond the loop.
+//! ahead in an innermost loop, one in a loop over tiles. What is fetched stays as it lies in memory (16 bytes are four
+//! registers, whatever they hold) until it is taken. The last turn fetches its own elements once more: never what is beyond
+//! the loop. In a loop over tiles, what is read after the steps of a tile is fetched before them, in the same turn: they take
+//! long enough, and a turn's end waits for nothing.
 
 use crate::loop_ir::{Ix, LoopKind, Proc, Reg, Rhs, Role, Row, Stmt, Var};
 
@@ -128,6 +130,8 @@ fn turn(
     let own = lets(&body);
     let moves = |ix: &Ix| ix.mentions(var) && !own.iter().any(|v| ix.mentions(*v));
     let mut out = Vec::with_capacity(body.len() + 8);
+    // Where the first loop in it begins.
+    let mut inner = None;
     for stmt in body {
         let load: Option<(Vec<Reg>, _, Ix)> = match &stmt {
             Stmt::LoadRow(regs, buf, ix) => Some((regs.clone(), *buf, ix.clone())),
@@ -140,11 +144,18 @@ fn turn(
             {
                 let row = Row(proc.rows.len() as u32);
                 proc.rows.push((proc.buffer(buf).dtype, regs.len() as u32));
-                out.push(Stmt::Take(regs, row));
-                out.push(Stmt::Fetch(row, buf, ix.substitute(var, next)));
+                let at = inner.unwrap_or(out.len());
+                let next = Stmt::Fetch(row, buf, ix.substitute(var, next));
+                out.splice(at..at, [Stmt::Take(regs, row), next]);
+                inner = inner.map(|at| at + 2);
                 fetched.push((row, buf, ix));
             }
-            _ => out.push(stmt),
+            _ => {
+                if has_loop(&stmt) {
+                    inner.get_or_insert(out.len());
+                }
+                out.push(stmt);
+            }
         }
     }
     out
