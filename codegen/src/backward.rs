@@ -201,7 +201,7 @@ fn proposals(options: &Options, target: &Target) -> Vec<Schedule> {
     };
     for &order in orders {
         for &(lanes, block) in widths {
-            let unroll = if order == Order::Registers { 1 } else { 4 };
+            let unroll = 4;
             out.push(Schedule {
                 order,
                 lanes,

@@ -3,7 +3,7 @@
 //!
 //! In: a real, single-direction [`Recurrence`]. Out: facts; the choices among them are a Schedule's.
 
-use selscan_dsl::{AxisId, AxisIndex, AxisSet, Node, NodeId, Recurrence};
+use selscan_dsl::{AxisId, AxisIndex, AxisSet, Node, NodeId, Op, Recurrence, When};
 
 /// How a node depends on time and on the states.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -33,6 +33,8 @@ pub struct Structure {
     pub untileable: Option<String>,
     /// The inner axes of the states: the loops of the state nest where time is tiled.
     pub state_inner: AxisSet,
+    /// By state: whether it only adds up (s' = s + x, read by nothing else) what is there after the other states of a tile.
+    pub late: Vec<bool>,
 }
 
 impl Structure {
@@ -73,8 +75,22 @@ impl Structure {
             .fold(used, |set, o| set.union(o.axes.iter().copied().collect()));
         let inner = used.minus(parallel_set).without(rec.time);
         let levels = levels(rec);
-        let state_inner = rec.state_axes().minus(parallel_set);
-        let untileable = untileable(rec, &live, &levels, inner, state_inner);
+        let added = added(rec, &live);
+        let inner_of = |s: usize| {
+            let axes: AxisSet = rec.states[s].axes.iter().copied().collect();
+            axes.minus(parallel_set)
+        };
+        let own = (0..rec.states.len()).filter(|&s| added[s].is_none());
+        let own = own.fold(AxisSet::EMPTY, |set, s| set.union(inner_of(s)));
+        let is_late = |(s, x): (usize, &Option<Vec<NodeId>>)| {
+            let post = |x: &NodeId| levels[x.0 as usize] == Level::Post;
+            let late = |x: &Vec<NodeId>| inner_of(s) != own || x.iter().any(post);
+            x.as_ref().is_some_and(late)
+        };
+        let late: Vec<bool> = added.iter().enumerate().map(is_late).collect();
+        let all = rec.state_axes().minus(parallel_set);
+        let state_inner = if late.contains(&true) { own } else { all };
+        let untileable = untileable(rec, (&live, &added), &levels, (inner, state_inner), &late);
         Structure {
             parallel,
             lane,
@@ -82,6 +98,7 @@ impl Structure {
             levels,
             untileable,
             state_inner,
+            late,
         }
     }
 
@@ -179,14 +196,55 @@ fn levels(rec: &Recurrence) -> Vec<Level> {
     levels
 }
 
+/// By state: x of each half of s' = s + x, if nothing but that reads the state.
+fn added(rec: &Recurrence, live: &[NodeId]) -> Vec<Option<Vec<NodeId>>> {
+    let mut readers = vec![Vec::new(); rec.states.len()];
+    for &id in live {
+        for x in rec.graph.node(id).operands() {
+            if let Node::State { state, .. } = rec.graph.node(x) {
+                readers[state.0 as usize].push(id);
+            }
+        }
+    }
+    let roots = rec.outputs.iter().flat_map(|o| [Some(o.value), o.value_im]);
+    for root in roots.flatten() {
+        if let Node::State { state, .. } = rec.graph.node(root) {
+            readers[state.0 as usize].push(root);
+        }
+    }
+    let one = |s: usize| {
+        let decl = &rec.states[s];
+        let halves: Vec<NodeId> = [Some(decl.update), decl.update_im]
+            .into_iter()
+            .flatten()
+            .collect();
+        if readers[s].iter().any(|r| !halves.contains(r)) {
+            return None;
+        }
+        let own = |x: &NodeId| {
+            let node = rec.graph.node(*x);
+            let prev = matches!(node, Node::State { state, when: When::Prev, .. } if state.0 as usize == s);
+            prev && reads_own_point(rec, node)
+        };
+        let x = |half: &NodeId| match rec.graph.node(*half) {
+            Node::Op(Op::Add, xs) if own(&xs[0]) && !own(&xs[1]) => Some(xs[1]),
+            Node::Op(Op::Add, xs) if own(&xs[1]) && !own(&xs[0]) => Some(xs[0]),
+            Node::Op(Op::Sub, xs) if own(&xs[0]) && !own(&xs[1]) => Some(xs[1]),
+            _ => None,
+        };
+        halves.iter().map(x).collect()
+    };
+    (0..rec.states.len()).map(one).collect()
+}
+
 fn untileable(
     rec: &Recurrence,
-    live: &[NodeId],
+    (live, added): (&[NodeId], &[Option<Vec<NodeId>>]),
     levels: &[Level],
-    inner: AxisSet,
-    state_inner: AxisSet,
+    (inner, state_inner): (AxisSet, AxisSet),
+    late: &[bool],
 ) -> Option<String> {
-    for state in &rec.states {
+    for (state, _) in rec.states.iter().zip(late).filter(|(_, late)| !**late) {
         if state
             .axes
             .iter()
@@ -221,7 +279,7 @@ fn untileable(
             Node::Shift { .. } if levels[id.0 as usize] >= Level::State => {
                 return Some("a state is shifted along an axis".into());
             }
-            Node::State { .. } => reads_state[id.0 as usize] = true,
+            Node::State { state, .. } => reads_state[id.0 as usize] = !late[state.0 as usize],
             Node::Reduce { x, .. } if below(x) == Level::State => {
                 if !rec.graph.axes(*x).intersect(inner).is_subset(state_inner) {
                     return Some("a sum over a state varies over axes that the state lacks".into());
@@ -235,6 +293,13 @@ fn untileable(
                 }
                 reads_state[id.0 as usize] = direct;
             }
+        }
+    }
+    for (x, _) in added.iter().zip(late).filter(|(_, late)| **late) {
+        if x.iter().flatten().any(|x| reads_state[x.0 as usize]) {
+            return Some(
+                "a sum over time reads a state at other points than the states have".into(),
+            );
         }
     }
     for output in &rec.outputs {

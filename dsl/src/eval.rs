@@ -153,7 +153,7 @@ fn run_call(
                     .data
                     .iter()
                     .copied()
-                    .step_by(m.data.len() / value.re.len().max(1))
+                    .step_by((m.data.len() / value.re.len().max(1)).max(1))
                     .collect();
             }
             value

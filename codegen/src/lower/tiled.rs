@@ -35,7 +35,12 @@ pub(super) fn begin(b: &mut Builder<'_>) -> Open {
     let of = |keep: &dyn Fn(&Work) -> bool| -> Vec<usize> {
         (0..work.len()).filter(|&i| keep(&work[i])).collect()
     };
-    let in_nest = |w: &Work| matches!(w.what, What::Update(_)) || w.direct;
+    let pass = b.pass;
+    let late = |w: &Work| match w.what {
+        What::Update(s) => pass.structure.late[s.0 as usize],
+        _ => false,
+    };
+    let in_nest = |w: &Work| !late(w) && (matches!(w.what, What::Update(_)) || w.direct);
     let is_output = |w: &Work| matches!(w.what, What::Output(_));
     let fixed = of(&is_invariant);
     let before =
@@ -143,7 +148,8 @@ fn state_nest(
     let loops: Vec<_> = pass.structure.state_inner.iter().collect();
     let last = loops.last().copied();
     let unroll = i64::from(pass.schedule.unroll);
-    let slots = b.all_slots();
+    let mut slots = b.all_slots();
+    slots.retain(|(slot, _)| !pass.structure.late[slot.state.0 as usize]);
     b.each_point(&loops, unroll, &mut |b, at| {
         let mut held = Vec::new();
         for &(slot, update) in &slots {
