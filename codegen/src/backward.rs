@@ -559,6 +559,12 @@ impl<'a> Planner<'a> {
         let Some(mut partly) = self.partly.remove(name) else {
             return Ok(());
         };
+        // The axis that has parts in its place first: other sums know only whole axes.
+        let lane = partly.parts.as_ref().map(|(lane, ..)| *lane);
+        let mut reductions = reductions.to_vec();
+        reductions.sort_by_key(|&r| match r {
+            Reduction::Sum(axis) | Reduction::Group { of: axis, .. } => Some(axis) != lane,
+        });
         for (k, &reduction) in reductions.iter().enumerate() {
             let last = k + 1 == reductions.len();
             partly = self.sum(name, partly, reduction, last)?;
