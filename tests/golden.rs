@@ -6,9 +6,12 @@
 
 mod reference;
 
+use reference::block::mamba2_block;
 use reference::composed::COMPOSED;
+use reference::gradients::By;
 use reference::{Golden, ROW, Row, Tensor, language, packing};
 use selscan_dsl::eval;
+use selscan_runtime::{Cpu, CpuOptions, Dtype, Store};
 
 /// For results in f64, of every file that was written for f32 and f64.
 const TOLERANCE: f64 = 1e-10;
@@ -235,12 +238,37 @@ fn every_model_computes_its_reference() {
 
 #[test]
 fn every_models_gradients_are_the_reference() {
-    // Compared beside its outputs.
-    let mut compared = vec!["ssd-split-conv1d".to_owned()];
+    every_gradient_is_the_reference(&By::Meaning);
+}
+
+/// Chunks that end within the sequences of the files, and the usual ones.
+#[test]
+fn kernels_gradients_are_the_reference() {
+    for (dtype, steps) in [(Dtype::F64, 5), (Dtype::F32, 64)] {
+        let cpu = CpuOptions {
+            threads: Some(2),
+            store: Some(Store::none()),
+            ..CpuOptions::default()
+        };
+        let cpu = Cpu::with_options(cpu).unwrap();
+        every_gradient_is_the_reference(&By::Kernels { cpu, dtype, steps });
+    }
+}
+
+fn every_gradient_is_the_reference(by: &By) {
+    let block = "ssd-split-conv1d";
+    mamba2_block(&Golden::read(block), by);
+    let mut compared = vec![block.to_owned()];
     for row in ROWS.iter().filter(|row| !row.elsewhere.contains(&"out")) {
         for file in row.files {
-            let error = row.gradient_error(&Golden::read(file));
-            assert!(error <= TOLERANCE, "{file} by {}: {error:e}", row.model);
+            let golden = Golden::read(file);
+            for (name, error) in row.gradient_errors(&golden, by) {
+                assert!(
+                    error <= by.tolerance(&golden, &name),
+                    "{file} by {}: d_{name} is off by {error:e}",
+                    row.model
+                );
+            }
             compared.push((*file).to_owned());
         }
     }
@@ -331,7 +359,8 @@ fn mistakes_are_seen() {
         let row = ROWS.iter().find(|row| row.files.contains(&file)).unwrap();
         let mut golden = Golden::read(file);
         golden.cotangents.remove(forgotten).unwrap();
-        assert!(row.gradient_error(&golden) > 1e-4, "{file}");
+        let errors = row.gradient_errors(&golden, &By::Meaning);
+        assert!(errors.iter().any(|(_, error)| *error > 1e-4), "{file}");
     }
 }
 

@@ -1,10 +1,11 @@
 //! Mamba-2's block: split [z | x | B | C | dt], convolution, scan, gated RMSNorm, projection; and its gradients, through
 //! the adjoints of the kernels, one after the other.
 
-use selscan_dsl::{Array, Inputs, Outputs, Recurrence, eval, gradients};
+use selscan_dsl::{Array, Inputs, Outputs, Recurrence, eval};
 use selscan_models::model;
 
 use super::composed::close;
+use super::gradients::By;
 use super::{Golden, Tensor};
 
 /// Heads, channels of a head, states.
@@ -56,15 +57,15 @@ impl Stage {
         let out = eval(&r, &inputs).unwrap().tensors["out"].clone();
         Stage { r, inputs, out }
     }
-    fn back(&self, d_out: Array) -> Inputs {
+    fn back(&self, by: &By, d_out: Array) -> Inputs {
         let names: Vec<&str> = self.inputs.tensors.keys().map(String::as_str).collect();
         let mut d = Outputs::default();
         d.tensors.insert("out".to_owned(), d_out);
-        gradients(&self.r, &self.inputs, &d, &names).unwrap()
+        by.gradients(&self.r, &self.inputs, &d, &names).unwrap()
     }
 }
 
-pub fn mamba2_block(g: &Golden) {
+pub fn mamba2_block(g: &Golden, by: &By) {
     let (h, p, n) = SIZES;
     let wide = h * p;
     let x = |name: &str| g.inputs[name].array.clone();
@@ -102,22 +103,24 @@ pub fn mamba2_block(g: &Golden) {
     let tail = Stage::new(Recurrence::parse(TAIL).unwrap(), tail);
     close(&tail.out, &g.outputs["out"].array, 1e-10, &g.name);
 
-    let mut d_tail = tail.back(g.cotangents["out"].array.clone()).tensors;
-    let d_ssd = ssd.back(reshaped(&d_tail["y"], &[b, l, h, p])).tensors;
+    let mut d_tail = tail.back(by, g.cotangents["out"].array.clone()).tensors;
+    let d_ssd = ssd.back(by, reshaped(&d_tail["y"], &[b, l, h, p])).tensors;
     let flat = |name: &str, width: usize| reshaped(&d_ssd[name], &[b, l, width]);
     let d_xbc = beside(&[flat("x", wide), flat("b", n), flat("c", n)]);
-    let d_conv = conv.back(d_xbc.permuted(&[0, 2, 1])).tensors;
+    let d_conv = conv.back(by, d_xbc.permuted(&[0, 2, 1])).tensors;
     let d_conv_x = d_conv["x"].permuted(&[0, 2, 1]);
     d_tail.insert(
         "zxbcdt".to_owned(),
         beside(&[flat("z", wide), d_conv_x, flat("dt", h)]),
     );
+    let near = |found: &Array, name: &str| {
+        close(found, &g.gradients[name].array, by.tolerance(g, name), name);
+    };
     for (name, of) in [("conv1d_weight", "weight"), ("conv1d_bias", "bias")] {
-        let wanted = &g.gradients[name].array;
-        close(&d_conv[of], wanted, 1e-10, name);
+        near(&d_conv[of], name);
     }
     for (name, of) in [("dt_bias", "dt_bias"), ("A", "a"), ("D", "d")] {
-        close(&d_ssd[of], &g.gradients[name].array, 1e-10, name);
+        near(&d_ssd[of], name);
     }
     let rest = [
         ("zxbcdt", "zxbcdt"),
@@ -126,6 +129,6 @@ pub fn mamba2_block(g: &Golden) {
         ("outproj_bias", "bias"),
     ];
     for (name, of) in rest {
-        close(&d_tail[of], &g.gradients[name].array, 1e-10, name);
+        near(&d_tail[of], name);
     }
 }

@@ -7,6 +7,7 @@ use selscan_models::hippo::{Measure, nplr, transition};
 use selscan_models::{model, s4d};
 
 use super::block::mamba2_block;
+use super::gradients::By;
 use super::packing::with_conjugates;
 use super::{Golden, error};
 
@@ -21,7 +22,7 @@ pub static COMPOSED: &[Test] = &[
     ("s4d-inv-zoh", |g| s4d_start(g, &s4d::inv(4))),
     ("s4d-legs-zoh", |g| s4d_start(g, &s4d::legs(4).0)),
     ("selective_scan-chain", resumed),
-    ("ssd-split-conv1d", mamba2_block),
+    ("ssd-split-conv1d", |g| mamba2_block(g, &By::Meaning)),
     ("s5-zoh", s5_discretised),
     ("s5-zoh-noconj", s5_discretised),
     ("s5-bilinear", s5_discretised),

@@ -1,11 +1,13 @@
-//! Gradients of the reference: the file's cotangents through a model's adjoint, against the file's gradients.
+//! Gradients of the reference: the file's cotangents through a model's adjoint, against the file's gradients; by the meaning
+//! in f64, or by compiled kernels.
 //!
 //! An input that a row passes on as it is has its gradient compared element by element. Where the row's preparation
 //! makes other tensors of an input, the derivative along random directions is compared: of the file, d_x · v; of the
 //! model, its gradient times the change of what is prepared, by the five-point rule (exact for the sums, cuts and
 //! products that preparations are).
 
-use selscan_dsl::{Array, Inputs, Outputs, gradients};
+use selscan_dsl::{Array, Inputs, Outputs, Recurrence, gradients};
+use selscan_runtime::{Cpu, Dtype, OwnedArgs, OwnedResults, Tensor};
 
 use super::{Case, Golden, Row, error};
 
@@ -14,9 +16,57 @@ const DIRECTIONS: u64 = 4;
 /// The step of the five-point rule.
 const STEP: f64 = 1e-3;
 
+/// What computes gradients.
+pub enum By {
+    /// Their meaning.
+    Meaning,
+    /// Kernels over tensors of a type, whose backward runs make so many steps again at once.
+    Kernels { cpu: Cpu, dtype: Dtype, steps: u32 },
+}
+
+impl By {
+    /// The gradients by what `wrt` names.
+    pub fn gradients(
+        &self,
+        r: &Recurrence,
+        inputs: &Inputs,
+        cotangents: &Outputs,
+        wrt: &[&str],
+    ) -> Result<Inputs, String> {
+        let By::Kernels { cpu, dtype, steps } = self else {
+            return gradients(r, inputs, cotangents, wrt).map_err(|e| e.to_string());
+        };
+        let kernel = cpu.kernel(r.clone()).with_checkpoint_steps(*steps);
+        let tensors = |arrays: &std::collections::BTreeMap<String, Array>| {
+            let tensor = |x: &Array| {
+                let pair = x.complex.then_some(2);
+                let shape: Vec<usize> = x.shape.iter().copied().chain(pair).collect();
+                Tensor::from_f64(*dtype, &shape, &x.data).unwrap()
+            };
+            arrays.iter().map(|(n, x)| (n.clone(), tensor(x))).collect()
+        };
+        let cotangents = OwnedResults {
+            outputs: tensors(&cotangents.tensors),
+            last: tensors(&cotangents.last),
+        };
+        let args = OwnedArgs::from_inputs(inputs, *dtype).unwrap();
+        let found = kernel.run_gradients(&args, &cotangents, wrt);
+        let (_, found) = found.map_err(|e| e.to_string())?;
+        Ok(found.to_inputs(r))
+    }
+
+    /// The error that the gradient of a file by `name` may have: that of f64, or the file's own for f32.
+    pub fn tolerance(&self, golden: &Golden, name: &str) -> f64 {
+        match self {
+            By::Kernels { dtype, .. } if *dtype != Dtype::F64 => golden.tols[&format!("d_{name}")],
+            _ => 1e-10,
+        }
+    }
+}
+
 impl Row {
     /// The gradients of the loss of the file by everything that the model is given.
-    fn gradients(&self, case: &Case) -> Inputs {
+    fn gradients(&self, case: &Case, by: &By) -> Inputs {
         let r = &case.recurrence;
         let mut cotangents = Outputs::default();
         for (name, d) in &case.golden.cotangents {
@@ -34,15 +84,15 @@ impl Row {
         (self.unfinish)(&case.golden, &mut cotangents);
         let given = case.inputs.tensors.keys().chain(case.inputs.initial.keys());
         let names: Vec<&str> = given.map(String::as_str).collect();
-        let found = gradients(r, &case.inputs, &cotangents, &names);
+        let found = by.gradients(r, &case.inputs, &cotangents, &names);
         found.unwrap_or_else(|e| panic!("{} by {}: {e}", case.golden.name, self.model))
     }
 
-    /// The largest error of any gradient of the file, relative to the gradient's largest value or its norm.
-    pub fn gradient_error(&self, golden: &Golden) -> f64 {
+    /// The errors of the gradients of the file by name, relative to the gradient's largest value or its norm.
+    pub fn gradient_errors(&self, golden: &Golden, by: &By) -> Vec<(String, f64)> {
         let case = self.case_of(golden.clone());
-        let found = self.gradients(&case);
-        let mut worst = 0.0f64;
+        let found = self.gradients(&case, by);
+        let mut errors = Vec::new();
         for (name, d) in &golden.gradients {
             if self.before.contains(&name.as_str()) {
                 continue;
@@ -50,7 +100,7 @@ impl Row {
             let untouched = case.golden.inputs.get(name) == golden.inputs.get(name);
             let own = self.renamed(name);
             let ours = found.tensors.get(&own).or(found.initial.get(&own));
-            worst = worst.max(match ours {
+            let error = match ours {
                 Some(ours) if untouched => {
                     let r = &case.recurrence;
                     let axes = match r.input_named(&own) {
@@ -62,9 +112,10 @@ impl Row {
                 _ => (0..DIRECTIONS)
                     .map(|seed| self.along(golden, name, &d.array, &found, seed))
                     .fold(0.0, f64::max),
-            });
+            };
+            errors.push((name.clone(), error));
         }
-        worst
+        errors
     }
 
     /// The error of the derivative along a random direction of an input that is prepared.

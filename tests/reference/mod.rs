@@ -146,6 +146,8 @@ pub struct Golden {
     pub cotangents: BTreeMap<String, Tensor>,
     /// By inputs, by their names.
     pub gradients: BTreeMap<String, Tensor>,
+    /// By tensor of the file: the error that a result in f32 may have.
+    pub tols: BTreeMap<String, f64>,
 }
 
 impl Golden {
@@ -195,6 +197,10 @@ impl Golden {
                 .iter()
                 .map(|d| (d.trim_start_matches("d_").to_owned(), f64_of(d).1))
                 .collect(),
+            tols: header
+                .get("tols")
+                .map(|tols| serde_json::from_str(tols).unwrap())
+                .unwrap_or_default(),
         }
     }
     /// Replaces the inputs by others, each computed from the old ones.
