@@ -6,7 +6,7 @@
 #[path = "gradients/interpreted.rs"]
 mod interpreted;
 
-use selscan_codegen::{Order, Schedule, Target};
+use selscan_codegen::{Algorithm, Order, Schedule, Target};
 use selscan_dsl::{Array, Extents, Inputs, Recurrence, gradients_with_bound};
 use selscan_models::{CATALOGUE, Model};
 use selscan_runtime::{Cpu, CpuOptions, Dtype, Kernel, OwnedArgs, OwnedResults, Store};
@@ -204,15 +204,24 @@ fn plans_of_a_gpu_have_gradients() {
                 extents.0[i] = 36;
             }
         }
-        let schedules = |lanes: u32, save: u32| {
+        let schedules = |lanes: u32, save: u32, algorithm: Algorithm| {
             [Order::Registers, Order::Tiled, Order::Stepped].map(|order| Schedule {
+                algorithm,
                 lanes,
                 save,
                 tile: 4,
                 ..Schedule::plain(order)
             })
         };
-        let all = [schedules(32, 3), schedules(1, 4), schedules(32, 100)].concat();
+        let (whole, cut) = (Algorithm::Sequential, Algorithm::Chunked { chunk: 6 });
+        let all = [
+            schedules(32, 3, whole),
+            schedules(32, 3, cut),
+            schedules(1, 4, whole),
+            schedules(1, 2, cut),
+            schedules(32, 100, whole),
+        ];
+        let all = all.concat();
         let tries: Vec<(&Target, Schedule)> = all.into_iter().map(|s| (&small, s)).collect();
         for kind in 1..4 {
             runs += interpreted(model, &extents, kind, &tries);

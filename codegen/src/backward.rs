@@ -27,6 +27,12 @@ use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
 
+/// Warps that a multiprocessor holds of a backward run, which takes 160 registers a thread or so.
+const WARPS: u64 = 12;
+
+/// Steps of the shortest chunk of time that is worth a thread of its own.
+const LEAST_CHUNK: u64 = 64;
+
 /// A kernel's gradient, ready to be planned.
 #[derive(Clone, Debug)]
 pub struct Backward {
@@ -116,11 +122,6 @@ impl Backward {
         target: &Target,
         schedule: &Schedule,
     ) -> Result<Plan, Refusal> {
-        let Algorithm::Sequential = schedule.algorithm else {
-            return Err(Refusal(
-                "gradients run chunk after chunk; use sequential".into(),
-            ));
-        };
         let structures = self.structures()?;
         let mut planner = Planner::new(self, (extents, options, target, schedule), &structures);
         for (stage, (structure, replays)) in self.stages.iter().zip(&structures) {
@@ -128,6 +129,12 @@ impl Backward {
         }
         for (name, reductions) in &self.reductions {
             planner.sums(name, reductions)?;
+        }
+        // What is a sum over chunks alone.
+        let mut left: Vec<String> = planner.partly.keys().cloned().collect();
+        left.sort_unstable();
+        for name in left {
+            planner.sums(&name, &[])?;
         }
         if let Some(after) = &self.after {
             planner.after(after)?;
@@ -146,13 +153,64 @@ impl Backward {
         target: &Target,
     ) -> Result<Plan, Refusal> {
         let mut plan = Err(Refusal(format!("{} has no schedule", self.primal.name)));
-        for schedule in proposals(options, target) {
+        for schedule in self.proposals(extents, options, target) {
             plan = self.plan(extents, options, target, &schedule);
             if plan.is_ok() {
                 break;
             }
         }
         plan
+    }
+
+    /// Schedules that may fit, the most promising first.
+    fn proposals(&self, extents: &Extents, options: &Options, target: &Target) -> Vec<Schedule> {
+        let steps = extents.get(self.primal.time) as u64;
+        let parallel = Structure::of(&self.primal).parallel.into_iter();
+        let items = parallel.fold(1, |n, a| (extents.get(a) as u64).saturating_mul(n));
+        let base = Schedule {
+            unroll: 4,
+            save: options.save,
+            ..Schedule::plain(Order::Registers)
+        };
+        let whole = target.lanes(options.compute);
+        let widths: &[(u32, u32)] = match target.gpu {
+            Some(_) => &[(32, 1), (1, 1)],
+            None => &[(whole, 2), (whole, 1), (1, 1)],
+        };
+        let orders: &[Order] = match target.gpu {
+            Some(_) => &[Order::Registers, Order::Tiled, Order::Stepped],
+            None => &[Order::Tiled, Order::Stepped],
+        };
+        // Chunks side by side cost a pass that finds the adjoint states before each: where there are too few threads.
+        let wanted = match &target.gpu {
+            Some(gpu) => 32 * WARPS * u64::from(gpu.multiprocessors),
+            None => u64::from(target.cores) * u64::from(whole),
+        };
+        let save = u64::from(options.save.max(1));
+        let chunk = (steps * items / wanted.max(1))
+            .max(LEAST_CHUNK)
+            .div_ceil(save)
+            * save;
+        let mut algorithms = vec![Algorithm::Sequential];
+        if items < wanted && chunk < steps {
+            let chunk = u32::try_from(chunk).unwrap_or(u32::MAX);
+            algorithms.insert(0, Algorithm::Chunked { chunk });
+        }
+        let mut out = Vec::new();
+        for algorithm in algorithms {
+            for &order in orders {
+                for &(lanes, block) in widths {
+                    out.push(Schedule {
+                        algorithm,
+                        order,
+                        lanes,
+                        block,
+                        ..base
+                    });
+                }
+            }
+        }
+        out
     }
 
     /// By stage, its structure and those of what is run again in it: their parallel axes are the same.
@@ -183,41 +241,12 @@ impl Backward {
     }
 }
 
-/// Schedules that may fit, the most promising first.
-fn proposals(options: &Options, target: &Target) -> Vec<Schedule> {
-    let base = Schedule {
-        save: options.save,
-        ..Schedule::plain(Order::Registers)
-    };
-    let whole = target.lanes(options.compute);
-    let widths: &[(u32, u32)] = match target.gpu {
-        Some(_) => &[(32, 1), (1, 1)],
-        None => &[(whole, 2), (whole, 1), (1, 1)],
-    };
-    let mut out = Vec::new();
-    let orders: &[Order] = match target.gpu {
-        Some(_) => &[Order::Registers, Order::Tiled, Order::Stepped],
-        None => &[Order::Tiled, Order::Stepped],
-    };
-    for &order in orders {
-        for &(lanes, block) in widths {
-            let unroll = 4;
-            out.push(Schedule {
-                order,
-                lanes,
-                block,
-                unroll,
-                ..base
-            });
-        }
-    }
-    out
-}
-
 /// A result that is not complete yet: where it lies.
 struct Partly {
     role: (Role, Dtype),
     axes: Vec<AxisId>,
+    /// If each chunk of time has its own: how many there are, before the axes.
+    chunks: Option<Ix>,
     complex: bool,
     /// If it has parts in place of the lane axis: which that is, how many parts, and lanes that lie apart.
     parts: Option<(AxisId, Ix, i64)>,
@@ -368,6 +397,13 @@ impl<'a> Planner<'a> {
     ) -> Result<(), Refusal> {
         let rec = &stage.scan.recurrence;
         let mut pass = self.pass(&stage.scan, structure.clone(), *self.schedule);
+        let starts = match self.schedule.algorithm {
+            Algorithm::Sequential => None,
+            Algorithm::Chunked { chunk } => {
+                pass.chunk = Some(chunk);
+                Some(self.starts(stage, structure, chunk)?)
+            }
+        };
         pass.sums = self.sums_of(rec, structure);
         if self.target.gpu.is_some() && self.schedule.lanes > 1 && pass.sums.is_none() {
             return Err(Refusal(format!(
@@ -381,12 +417,25 @@ impl<'a> Planner<'a> {
             let axes = summed.as_ref().map_or(&decl.axes, |(axes, _)| axes);
             let parts = summed.as_ref().map(|(_, all)| all.clone());
             let parts = parts.zip(structure.lane);
-            let role = self.stage_result(&decl.name, axes, decl.complex, parts);
+            let role = self.stage_result(&decl.name, axes, decl.complex, (parts, None));
             pass.outputs.push(role);
         }
         for s in rec.state_ids() {
             let decl = rec.state(s);
             let k = s.0 as usize;
+            if let Some(starts) = &starts {
+                match starts.iter().find(|(name, _)| *name == decl.name) {
+                    Some((_, start)) => pass.initial[k] = Some(*start),
+                    None => {
+                        let steps = pass.extents[rec.time.0 as usize].clone();
+                        let chunks = pass.chunk.map(|n| steps.div_ceil(i64::from(n)));
+                        let (axes, parts) = (&decl.axes, (None, chunks));
+                        let role = self.stage_result(&decl.name, axes, decl.complex, parts);
+                        pass.last[k] = Some(role);
+                    }
+                }
+                continue;
+            }
             let adjoints = &self.backward.adjoint.states;
             if let Some(id) = self.sig.state_named(&decl.name)
                 && adjoints.iter().any(|(_, d)| *d == decl.name)
@@ -396,7 +445,9 @@ impl<'a> Planner<'a> {
             }
             let known = self.sig.state_named(&decl.name).is_some();
             if !known || self.options.last.contains(&decl.name) {
-                pass.last[k] = Some(self.stage_result(&decl.name, &decl.axes, decl.complex, None));
+                let parts = (None, None);
+                let role = self.stage_result(&decl.name, &decl.axes, decl.complex, parts);
+                pass.last[k] = Some(role);
             }
         }
         for ((scan, reads), structure) in stage.replays.iter().zip(again) {
@@ -422,15 +473,75 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Where an output or last state of a stage goes.
+    /// Passes that find the adjoint states before each chunk of time, on their own: by state, where they are.
+    fn starts(
+        &mut self,
+        stage: &Stage,
+        structure: &Structure,
+        chunk: u32,
+    ) -> Result<Vec<(String, (Role, Dtype))>, Refusal> {
+        let save = self.schedule.save.max(1);
+        if !chunk.is_multiple_of(save) {
+            return Err(Refusal(format!(
+                "chunks of {chunk} steps do not consist of whole ones of {save}, before which states are saved; use a multiple"
+            )));
+        }
+        let source = &stage.scan.source;
+        let adjoints = &self.backward.adjoint.states;
+        let carries = |s: &StateId| adjoints.iter().any(|(_, d)| *d == source.state(*s).name);
+        let carried: Vec<StateId> = source.state_ids().filter(carries).collect();
+        if carried.is_empty() {
+            return Ok(vec![]);
+        }
+        let mut core = source.clone();
+        core.outputs.clear();
+        core.name.push_str("_states");
+        let core = Scan::derive(&core.with_states(&carried).prune());
+        let rec = &core.recurrence;
+        let saved = &self.backward.adjoint.saved;
+        if let Some(saved) = saved.iter().find(|s| rec.input_named(&s.name).is_some()) {
+            return Err(Refusal(format!(
+                "the adjoint states of {} depend on its states (`{}`); use sequential",
+                source.name, saved.name
+            )));
+        }
+        let structure = Structure::like(rec, &stage.scan.recurrence, structure);
+        let mut whole = self.pass(&core, structure, *self.schedule);
+        whole.schedule.save = 0;
+        if self.target.gpu.is_some() {
+            // Nothing here is added up over threads.
+            whole.schedule.lanes = 1;
+        }
+        for s in rec.state_ids() {
+            let (name, k) = (&rec.state(s).name, s.0 as usize);
+            if let Some(id) = self.sig.state_named(name) {
+                let dtype = self.options.dtype(name);
+                let given = self.options.initial.contains(name);
+                whole.initial[k] = given.then_some((Role::Initial(id), dtype));
+                let wanted = self.options.last.contains(name);
+                whole.last[k] = wanted.then_some((Role::Last(id), dtype));
+            }
+        }
+        let numbers = (chunk, self.workspaces.len());
+        let (mut passes, workspaces) = crate::chunked::passes(&core, whole, self.options, numbers)?;
+        self.workspaces.extend(workspaces);
+        let rescan = passes.pop();
+        self.passes.extend(passes);
+        let starts = rescan.map_or(vec![], |pass| pass.initial);
+        let names = rec.states.iter().map(|s| s.name.clone());
+        Ok(names.zip(starts.into_iter().flatten()).collect())
+    }
+
+    /// Where an output or last state of a stage goes; `summed` says that it has parts in place of an axis, `chunks` that
+    /// every chunk of time has its own.
     fn stage_result(
         &mut self,
         name: &str,
         axes: &[AxisId],
         complex: bool,
-        summed: Option<(Ix, AxisId)>,
+        (summed, chunks): (Option<(Ix, AxisId)>, Option<Ix>),
     ) -> (Role, Dtype) {
-        if !self.backward.reductions.iter().any(|(n, _)| n == name) {
+        if chunks.is_none() && !self.backward.reductions.iter().any(|(n, _)| n == name) {
             return self.result(name, axes, complex);
         }
         let parts = summed.map(|(count, lane)| {
@@ -441,7 +552,8 @@ impl<'a> Planner<'a> {
             };
             (lane, count, apart)
         });
-        let len = axes.iter().fold(Ix::Const(1), |n, &a| match &parts {
+        let all = chunks.clone().unwrap_or(Ix::Const(1));
+        let len = axes.iter().fold(all, |n, &a| match &parts {
             Some((lane, count, apart)) if *lane == a => n * count.clone() * Ix::Const(*apart),
             _ => n * self.ix(a),
         });
@@ -449,6 +561,7 @@ impl<'a> Planner<'a> {
         let partly = Partly {
             role,
             axes: axes.to_vec(),
+            chunks,
             complex,
             parts,
         };
@@ -565,31 +678,40 @@ impl<'a> Planner<'a> {
         reductions.sort_by_key(|&r| match r {
             Reduction::Sum(axis) | Reduction::Group { of: axis, .. } => Some(axis) != lane,
         });
+        if partly.chunks.is_some() {
+            partly = self.sum(name, partly, None, reductions.is_empty())?;
+        }
         for (k, &reduction) in reductions.iter().enumerate() {
             let last = k + 1 == reductions.len();
-            partly = self.sum(name, partly, reduction, last)?;
+            partly = self.sum(name, partly, Some(reduction), last)?;
         }
         Ok(())
     }
 
-    /// One sum: s' = s + x over the positions that are summed, in place of time.
+    /// One sum, over chunks if it is not said over what: s' = s + x over the positions that are summed, in place of time.
     fn sum(
         &mut self,
         name: &str,
         partly: Partly,
-        reduction: Reduction,
+        reduction: Option<Reduction>,
         last: bool,
     ) -> Result<Partly, Refusal> {
         let (summed, groups) = match reduction {
-            Reduction::Sum(axis) => (axis, None),
-            Reduction::Group { of, groups } => (of, Some(groups)),
+            None => (None, None),
+            Some(Reduction::Sum(axis)) => (Some(axis), None),
+            Some(Reduction::Group { of, groups }) => (Some(of), Some(groups)),
         };
-        let parts = partly.parts.clone().filter(|(lane, ..)| *lane == summed);
-        let count = match (&parts, groups) {
-            (Some((_, count, _)), None) => count.clone(),
-            (Some((_, count, _)), Some(groups)) => count.clone() / self.ix(groups),
-            (None, None) => self.ix(summed),
-            (None, Some(groups)) => self.ix(summed) / self.ix(groups),
+        let parts = partly.parts.clone();
+        let parts = parts.filter(|(lane, ..)| Some(*lane) == summed);
+        let all = match (&parts, &partly.chunks, summed) {
+            (Some((_, count, _)), ..) => count.clone(),
+            (None, _, Some(axis)) => self.ix(axis),
+            (None, Some(chunks), None) => chunks.clone(),
+            (None, None, None) => Ix::Const(1),
+        };
+        let count = match groups {
+            Some(groups) => all / self.ix(groups),
+            None => all,
         };
         let mut axes = self.sig.axes.clone();
         let mut extents = self.ix.clone();
@@ -605,8 +727,9 @@ impl<'a> Planner<'a> {
         let apart = parts.as_ref().map_or(1, |p| p.2);
         let lane = (apart > 1).then(|| new("lane", Ix::Const(apart)));
         let (mut from, mut to) = (Vec::new(), Vec::new());
+        from.extend(summed.is_none().then_some(time));
         for &axis in &partly.axes {
-            match (axis == summed, groups) {
+            match (Some(axis) == summed, groups) {
                 (true, None) => from.push(time),
                 (true, Some(groups)) => {
                     from.extend([groups, time]);
@@ -684,8 +807,9 @@ impl<'a> Planner<'a> {
         Ok(Partly {
             role,
             axes: to,
+            chunks: None,
             complex: partly.complex,
-            parts: partly.parts.filter(|(lane, ..)| *lane != summed),
+            parts: partly.parts.filter(|(lane, ..)| Some(*lane) != summed),
         })
     }
 

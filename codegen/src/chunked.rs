@@ -20,7 +20,7 @@ use crate::structure::Structure;
 /// Passes, and the workspaces (storage type, length) between them.
 pub(crate) type Passes = (Vec<Pass>, Vec<(Dtype, Ix)>);
 
-/// The passes of the time-chunked algorithm and the workspaces between them.
+/// The passes of the time-chunked algorithm and the workspaces between them, which are numbered from `first` on.
 ///
 /// Of S states, state s has three: 2s holds the chunks' summaries, 2s + 1 their decays or spans, and 2S + s the state that
 /// each chunk starts from, written by the carry pass.
@@ -28,7 +28,7 @@ pub(crate) fn passes(
     scan: &Scan,
     whole: Pass,
     options: &Options,
-    chunk: u32,
+    (chunk, first): (u32, usize),
 ) -> Result<Passes, Refusal> {
     let no = || {
         Refusal(format!(
@@ -46,7 +46,7 @@ pub(crate) fn passes(
         .clone()
         .div_ceil(i64::from(chunk));
     let count = rec.states.len();
-    let work = |number: usize| (Role::Workspace(number as u32), dtype);
+    let work = |number: usize| (Role::Workspace((first + number) as u32), dtype);
     let mut workspaces = Vec::new();
     let length = |state: &StateDecl| {
         let one = Ix::Const(if state.complex { 2 } else { 1 });
@@ -54,8 +54,7 @@ pub(crate) fn passes(
             len * whole.extents[a.0 as usize].clone()
         })
     };
-    let starts = rec.states.iter().filter(|_| whole.save == 0);
-    let all = summary.states.iter().chain(starts);
+    let all = summary.states.iter().chain(&rec.states);
     workspaces.extend(all.map(|state| (dtype, length(state))));
 
     let by_name = |other: &Recurrence| -> Result<Vec<Ix>, Refusal> {
@@ -106,16 +105,13 @@ pub(crate) fn passes(
         sums: None,
         recurrence: summary,
     };
-    // Where chunks are saved they are these, and the caller's.
-    let starts: Vec<(Role, Dtype)> = match whole.save {
-        0 => (0..count).map(|s| work(2 * count + s)).collect(),
-        save if save == chunk => whole.saved.clone(),
-        save => {
-            return Err(Refusal(format!(
-                "states are to be saved every {save} steps and chunks have {chunk}; use chunk={save}"
-            )));
-        }
-    };
+    let starts: Vec<(Role, Dtype)> = (0..count).map(|s| work(2 * count + s)).collect();
+    if whole.save > 0 && !chunk.is_multiple_of(whole.save) {
+        return Err(Refusal(format!(
+            "chunks of {chunk} steps do not consist of whole ones of {0}, before which states are saved; use a multiple of {0}",
+            whole.save
+        )));
+    }
     let carry_structure = Structure::of(&carry);
     // What the decays read of the kernel's own inputs, then {h}_summary and {h}_decay or {h}_span for each state h in order.
     let (own, given) = carry.inputs.split_at(carry.inputs.len() - 2 * count);
@@ -149,8 +145,6 @@ pub(crate) fn passes(
         chunk: Some(chunk),
         initial: starts.into_iter().map(Some).collect(),
         last: vec![None; count],
-        save: 0,
-        saved: vec![],
         ..whole
     };
     Ok((vec![summary_pass, carry_pass, rescan], workspaces))

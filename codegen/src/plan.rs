@@ -198,7 +198,7 @@ impl Plan {
         };
         let (passes, workspaces) = match schedule.algorithm {
             Algorithm::Sequential => (vec![whole], vec![]),
-            Algorithm::Chunked { chunk } => passes(scan, whole, options, chunk)?,
+            Algorithm::Chunked { chunk } => passes(scan, whole, options, (chunk, 0))?,
         };
         for pass in &passes {
             check_pass(pass, options, target)?;

@@ -250,7 +250,7 @@ impl Recurrence {
 
     /// The same recurrence with these of its states, in this order. No root that stays reads another one.
     #[must_use]
-    pub(crate) fn with_states(&self, states: &[StateId]) -> Recurrence {
+    pub fn with_states(&self, states: &[StateId]) -> Recurrence {
         let mut out = self.clone();
         out.states = states.iter().map(|&s| self.state(s).clone()).collect();
         let new_id = |state: StateId| states.iter().position(|&s| s == state);

@@ -36,7 +36,7 @@ pub struct Chunks {
     /// Of a chunk: for each state `h` the states `h` (from 0) and either `h_decay` (from 1) or `h_span` (from 0), in this order;
     /// no outputs, and only the inputs that it reads.
     pub summary: Recurrence,
-    /// Over chunks, in the order in which they run: inputs of the source that the decays read, then for each state `h` its
+    /// Over chunks, the way that the states run: inputs of the source that the decays read, then for each state `h` its
     /// summary's states as `h_summary` and `h_decay` or `h_span` \[chunk, axes\]; output `h_start` \[chunk, axes of h\], the
     /// value before each chunk. The time axis is named `chunk` (`chunk_` if the kernel has such an axis) and is the same
     /// [`AxisId`]; the other axes are as they were.
@@ -165,11 +165,7 @@ impl Scan {
                 None => given("decay", &decl.axes, complex),
             };
             let state = StateId(r.states.len() as u32);
-            // Chunks are numbered in the order in which the states run, whichever way that is in memory.
-            r.states.push(StateDecl {
-                reverse: false,
-                ..decl.clone()
-            });
+            r.states.push(decl.clone());
             let start = r.read_state(state, When::Prev);
             let kept = r.graph.op(Op::Mul, &[decay, start]);
             let mut update = r.graph.op(Op::Add, &[kept, summary]);

@@ -55,14 +55,10 @@ fn check_chunks_by(scan: &Scan, Chunks { summary, carry }: &Chunks, chunk: usize
         .find(|(name, _)| *name == "L")
         .unwrap()
         .1;
-    let mut chunks: Vec<(usize, usize)> = (0..len)
+    let chunks: Vec<(usize, usize)> = (0..len)
         .step_by(chunk)
         .map(|from| (from, (from + chunk).min(len)))
         .collect();
-    // In the order in which they run.
-    if source.states.iter().any(|s| s.reverse) {
-        chunks.reverse();
-    }
     let mut over_chunks = Inputs {
         initial: inputs.initial.clone(),
         ..Inputs::new()

@@ -68,10 +68,12 @@ pub(crate) fn proposals(
     if time_last {
         out.extend(staged(&base, steps, (points, states), wanted));
     }
-    if several && time_last && points < wanted {
+    // Of the orders that scan, none saves states for a gradient.
+    let saves = options.save > 0;
+    if several && time_last && points < wanted && !saves {
         out.extend(scanned);
         out.extend(apart);
-    } else if several && points < wanted / 8 {
+    } else if several && (points < wanted / 8 || saves && points < wanted) {
         out.extend(chunked(&base, steps, (points, states), wanted));
         out.extend(apart);
         out.extend(scanned);

@@ -42,38 +42,39 @@ impl<'a> Builder<'a> {
         Ix::Var(var)
     }
 
-    /// The steps of this pass that a chunk has, in the order in which it runs.
-    pub fn steps_of(&self, chunk: &Chunk) -> (Ix, Ix) {
-        let (from, to) = (chunk.from.clone(), chunk.to.clone());
-        if self.runs_back() {
-            let all = self.extent(self.pass.recurrence.time);
-            (all.clone() - to, all - from)
-        } else {
-            (from, to)
-        }
-    }
-
-    fn runs_back(&self) -> bool {
-        self.pass.recurrence.states.iter().any(|s| s.reverse)
-    }
-
     /// A loop over the chunks of `size` steps, in the order in which the pass runs.
     pub fn each_chunk(&mut self, size: u32, body: impl FnOnce(&mut Self, Chunk)) {
         let size = i64::from(size);
-        let all = self.extent(self.pass.recurrence.time);
-        let count = all.clone().div_ceil(size);
-        let hi = count.clone();
-        self.serial("turn", AxisSet::EMPTY, Ix::Const(0), hi, 1, |b, turn| {
-            let number = if b.runs_back() {
-                count - turn + Ix::Const(-1)
-            } else {
-                turn
-            };
-            let number = b.named("chunk", number);
-            let from = b.named("from", number.clone() * Ix::Const(size));
-            let to = b.named("to", (from.clone() + Ix::Const(size)).min(all));
-            body(b, Chunk { number, from, to });
-        });
+        let (from, to) = self.own_time();
+        let first = from / Ix::Const(size);
+        let end = to.clone().div_ceil(size);
+        let (lo, hi) = if self.chunk.is_some() {
+            (
+                self.named("first_chunk", first),
+                self.named("end_chunk", end),
+            )
+        } else {
+            (first, end)
+        };
+        let all = to;
+        self.serial(
+            "turn",
+            AxisSet::EMPTY,
+            lo.clone(),
+            hi.clone(),
+            1,
+            |b, turn| {
+                let number = if b.runs_back() {
+                    (hi - turn) + lo + Ix::Const(-1)
+                } else {
+                    turn
+                };
+                let number = b.named("chunk", number);
+                let from = b.named("from", number.clone() * Ix::Const(size));
+                let to = b.named("to", (from.clone() + Ix::Const(size)).min(all));
+                body(b, Chunk { number, from, to });
+            },
+        );
     }
 
     /// Saves a state before a chunk.
@@ -128,7 +129,7 @@ impl<'a> Builder<'a> {
             }
         }
         inner.keeps = kept.clone();
-        let (lo, hi) = inner.steps_of(chunk);
+        let (lo, hi) = inner.steps_of(chunk.from.clone(), chunk.to.clone());
         let first = if back {
             chunk.to.clone() - chunk.from.clone()
         } else {

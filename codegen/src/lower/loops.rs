@@ -150,23 +150,44 @@ impl Builder<'_> {
         }
     }
 
-    /// The bounds of this item's steps, in running order: 0..L, or a chunk of it.
-    pub fn steps(&self) -> (Ix, Ix) {
+    /// The bounds of this item's time: 0..L, or a chunk of it.
+    pub fn own_time(&self) -> (Ix, Ix) {
         let all = self.extent(self.pass.recurrence.time);
         match (&self.chunk, self.pass.chunk) {
             (Some(chunk), Some(n)) => {
-                let lo = chunk.clone() * Ix::Const(i64::from(n));
-                let hi = (lo.clone() + Ix::Const(i64::from(n))).min(all);
-                (lo, hi)
+                let from = chunk.clone() * Ix::Const(i64::from(n));
+                let to = (from.clone() + Ix::Const(i64::from(n))).min(all);
+                (from, to)
             }
             _ => (Ix::Const(0), all),
         }
     }
 
+    /// Whether states run from the last step to the first.
+    pub fn runs_back(&self) -> bool {
+        self.pass.recurrence.states.iter().any(|s| s.reverse)
+    }
+
+    /// The steps, in running order, of a part of time.
+    pub fn steps_of(&self, from: Ix, to: Ix) -> (Ix, Ix) {
+        if self.runs_back() {
+            let all = self.extent(self.pass.recurrence.time);
+            (all.clone() - to, all - from)
+        } else {
+            (from, to)
+        }
+    }
+
+    /// The bounds of this item's steps, in running order.
+    pub fn steps(&self) -> (Ix, Ix) {
+        let (from, to) = self.own_time();
+        self.steps_of(from, to)
+    }
+
     /// Where time stands at a step: there, or at its mirror image where states run in reverse.
     pub fn moment(&self, step: Ix) -> Ix {
         let rec = &self.pass.recurrence;
-        if rec.states.iter().any(|s| s.reverse) {
+        if self.runs_back() {
             self.extent(rec.time) - step + Ix::Const(-1)
         } else {
             step

@@ -36,7 +36,7 @@ pub(super) fn nest(b: &mut Builder<'_>) {
                     nest.each_state(b, &mut |b, slot, value| b.save(slot, &chunk.number, value));
                 }
                 b.replayed(&chunk, |b| {
-                    let (lo, hi) = b.steps_of(&chunk);
+                    let (lo, hi) = b.steps_of(chunk.from.clone(), chunk.to.clone());
                     nest.steps(b, lo, hi);
                 });
             });

@@ -240,8 +240,12 @@ impl Builder<'_> {
             return;
         };
         let name = self.pass.recurrence.axis_name(axis).to_lowercase();
-        let hi = self.extent(axis);
-        self.serial(&name, AxisSet::of(axis), Ix::Const(0), hi, 1, |b, at| {
+        let (lo, hi) = if axis == self.pass.recurrence.time {
+            self.own_time()
+        } else {
+            (Ix::Const(0), self.extent(axis))
+        };
+        self.serial(&name, AxisSet::of(axis), lo, hi, 1, |b, at| {
             b.with_axis(axis, at, -1, |b| b.clear_over(rest, output));
         });
     }
