@@ -9,7 +9,7 @@ mod interpreted;
 use selscan_codegen::{Algorithm, Order, Schedule, Target};
 use selscan_dsl::{Array, Extents, Inputs, Recurrence, gradients_with_bound};
 use selscan_models::{CATALOGUE, Model};
-use selscan_runtime::{Cpu, CpuOptions, Dtype, Kernel, OwnedArgs, OwnedResults, Store};
+use selscan_runtime::{Cpu, CpuOptions, Dtype, Error, Kernel, OwnedArgs, OwnedResults, Store};
 
 fn cpu() -> Cpu {
     Cpu::with_options(CpuOptions {
@@ -114,6 +114,7 @@ impl Job {
 #[test]
 fn models_have_gradients() {
     let cpu = cpu();
+    let mut cuts = 0;
     for model in CATALOGUE {
         let r = model.recurrence().unwrap();
         let kernel = cpu.kernel(r.clone());
@@ -134,10 +135,32 @@ fn models_have_gradients() {
                     let context = format!("{} kind {kind} {dtype} chunks of {steps}", model.name);
                     job.check(&kernel, &meaning, &context);
                 }
+                // Time cut for threads of their own, forward, backward and both.
+                let cut = |order| Schedule {
+                    algorithm: Algorithm::Chunked { chunk: 6 },
+                    ..Schedule::plain(order)
+                };
+                let kernel = kernel.with_checkpoint_steps(3);
+                for kernel in [
+                    kernel.with_schedule(cut(Order::Stepped)),
+                    kernel.with_backward_schedule(cut(Order::Tiled)),
+                    kernel
+                        .with_schedule(cut(Order::Registers))
+                        .with_backward_schedule(cut(Order::Stepped)),
+                ] {
+                    let run = kernel.run_gradients(&job.args, &job.cotangents, &job.by());
+                    if !matches!(run, Err(Error::Refused(_))) {
+                        cuts += 1;
+                        let context = format!("{} kind {kind} {dtype} cut", model.name);
+                        job.check(&kernel, &meaning, &context);
+                    }
+                }
             }
         }
         println!("{} {:?}", model.name, started.elapsed());
     }
+    println!("gradients: {cuts} of schedules that cut time");
+    assert!(cuts > 100, "{cuts}");
 }
 
 /// The interpreter's gradients against their meaning.

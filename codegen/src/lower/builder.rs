@@ -174,17 +174,23 @@ impl<'a> Builder<'a> {
                 && !pass.replays.iter().flat_map(|r| &r.reads).any(|(input, ..)| input.0 as usize == i)
         };
         for (i, (decl, &role)) in rec.inputs.iter().zip(&pass.inputs).enumerate() {
-            let buf = used(i).then(|| b.tensor(&decl.name, role, &decl.axes, decl.complex, false));
+            let buf = used(i).then(|| b.tensor(&decl.name, role, &decl.axes, decl.complex, None));
             b.inputs.push(buf);
         }
-        let chunked = pass.chunk.is_some();
         for (state, (initial, last)) in rec.states.iter().zip(pass.initial.iter().zip(&pass.last)) {
             let name = |what: &str| format!("{}_{what}", state.name);
-            let buf = initial
-                .map(|role| b.tensor(&name("initial"), role, &state.axes, state.complex, chunked));
+            let buf = initial.map(|role| {
+                b.tensor(
+                    &name("initial"),
+                    role,
+                    &state.axes,
+                    state.complex,
+                    pass.chunk,
+                )
+            });
             b.initial.push(buf);
-            let buf =
-                last.map(|role| b.tensor(&name("last"), role, &state.axes, state.complex, chunked));
+            let buf = last
+                .map(|role| b.tensor(&name("last"), role, &state.axes, state.complex, pass.chunk));
             b.last.push(buf);
         }
         for (k, (decl, &role)) in rec.outputs.iter().zip(&pass.outputs).enumerate() {
@@ -192,29 +198,29 @@ impl<'a> Builder<'a> {
                 // What is kept of it is the item's own.
                 Role::Scratch => Buf(0),
                 _ if b.is_summed(k) => b.parts(&decl.name, role, &decl.axes, decl.complex),
-                _ => b.tensor(&decl.name, role, &decl.axes, decl.complex, false),
+                _ => b.tensor(&decl.name, role, &decl.axes, decl.complex, None),
             };
             b.outputs.push(buf);
         }
         for (state, &role) in rec.states.iter().zip(&pass.saved) {
             let name = format!("{}_saved", state.name);
-            let buf = b.tensor(&name, role, &state.axes, state.complex, true);
+            let buf = b.tensor(&name, role, &state.axes, state.complex, Some(pass.save));
             b.saved.push(buf);
         }
         b
     }
 
+    /// A tensor over `axes`; several of them, where each so many steps have one.
     fn tensor(
         &mut self,
         name: &str,
         (role, dtype): (Role, Dtype),
         axes: &[AxisId],
         complex: bool,
-        chunked: bool,
+        every: Option<u32>,
     ) -> Buf {
         let mut len = Ix::Const(if complex { 2 } else { 1 });
-        let chunk = self.pass.chunk.or(Some(self.pass.save).filter(|&n| n > 0));
-        if let (true, Some(chunk)) = (chunked, chunk) {
+        if let Some(chunk) = every {
             len = len
                 * self
                     .extent(self.pass.recurrence.time)
