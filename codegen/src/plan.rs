@@ -13,6 +13,7 @@ use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Pair, Recurrence, S
 
 use crate::chunked::passes;
 use crate::dtype::{Dtype, Ty};
+use crate::ix::gcd;
 use crate::loop_ir::{Ix, Role};
 use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
@@ -313,7 +314,8 @@ pub(crate) fn fixed_axes(rec: &Recurrence, structure: &Structure) -> Vec<AxisId>
     fixed
 }
 
-/// By axis the largest power of two, at most 16 (1024 on the lane axis), that divides the extent; 1 on a CPU.
+/// By axis the largest power of two, at most 16, that divides the extent (on the lane axis, the largest divisor of 1024 · 15);
+/// 1 on a CPU.
 pub(crate) fn multiples(
     rec: &Recurrence,
     lane: Option<AxisId>,
@@ -322,9 +324,13 @@ pub(crate) fn multiples(
 ) -> Vec<i64> {
     let of = |i: usize| {
         let extent = extents.get(rec.canonical(AxisId(i as u8)));
-        // Blocks of threads run along the lane axis.
-        let bits = if Some(AxisId(i as u8)) == lane { 10 } else { 4 };
-        1 << extent.trailing_zeros().min(bits)
+        // Blocks of threads run along the lane axis; those of 10 or 12 warps fit where a power of two leaves some idle.
+        let most = if Some(AxisId(i as u8)) == lane {
+            1024 * 15
+        } else {
+            16
+        };
+        gcd(extent as i64, most)
     };
     let count = rec.axes.len();
     match target.gpu {

@@ -66,7 +66,8 @@ pub(crate) fn proposals(
     let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
     if time_last {
-        out.extend(staged(&base, steps, (points, states), wanted));
+        let lane = structure.lane.map_or(1, |a| extents.get(a));
+        out.extend(staged(&base, steps, (points, states), (wanted, lane)));
     }
     // Of the orders that scan, none saves states for a gradient.
     let saves = options.save > 0;
@@ -165,7 +166,7 @@ fn staged(
     base: &Schedule,
     steps: usize,
     (points, states): (usize, usize),
-    wanted: usize,
+    (wanted, lane): (usize, usize),
 ) -> Vec<Schedule> {
     let mut out = Vec::new();
     // Fewer states leave threads too little to do between their meetings.
@@ -185,17 +186,16 @@ fn staged(
         if states % held > 0 || !(2..=32).contains(&warp) || all < enough {
             continue;
         }
-        // (threads, resident): small blocks where they are few, so that the last ones leave fewer multiprocessors idle.
-        let blocks: &[(u32, u32)] = match held {
-            _ if large => &[(256, 2), (128, 3)],
-            8 => &[(128, 5), (64, 10)],
-            _ if all < wanted => &[(128, 4), (64, 8)],
-            _ => &[(256, 2), (128, 4)],
+        // (threads, resident)
+        let blocks = match held {
+            _ if large => vec![(256, 2), (128, 3)],
+            8 => vec![(128, 5), (64, 10)],
+            _ => balanced(all, warp, wanted / (32 * WARPS), lane),
         };
         // Runs are short where many threads share: each has a place for the others' sums.
         let tiles: &[u32] = if large { &[4, 2] } else { &[8, 4] };
         for &tile in tiles {
-            for &(threads, resident) in blocks {
+            for &(threads, resident) in &blocks {
                 for unroll in [tile, tile / 2] {
                     out.push(Schedule {
                         order: Order::Staged,
@@ -212,6 +212,20 @@ fn staged(
         }
     }
     out
+}
+
+/// Sizes of blocks, 16 warps a multiprocessor, of `all` threads: first those that leave the fullest multiprocessor the
+/// least to do, of these the largest, for a block puts down what it shares. `warp` threads share each point of `lane`.
+fn balanced(all: usize, warp: usize, multiprocessors: usize, lane: usize) -> Vec<(u32, u32)> {
+    let mut sizes = vec![512, 384, 320, 256, 128, 64];
+    sizes.retain(|&n: &u32| lane.is_multiple_of(n as usize / warp));
+    let fullest = |&n: &u32| {
+        let n = n as usize;
+        all.div_ceil(n).div_ceil(multiprocessors.max(1)) * n
+    };
+    sizes.sort_by_key(fullest);
+    sizes.truncate(3);
+    sizes.into_iter().map(|n| (n, 512 / n)).collect()
 }
 
 /// A thread (or a few that share the states) for each channel.
@@ -319,4 +333,19 @@ fn chunked(
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_leave_the_fullest_multiprocessor_the_least_to_do() {
+        // 16 warps everywhere: the largest blocks.
+        assert_eq!(balanced(8 * 2048 * 4, 4, 132, 2048)[0], (512, 1));
+        // 128 blocks of 10 warps; of 128 threads, 320 would have been 2 or 3 a multiprocessor.
+        assert_eq!(balanced(2 * 5120 * 4, 4, 132, 5120)[0], (320, 1));
+        // No block of 80 channels divides 4096 of them.
+        assert_eq!(balanced(2 * 4096 * 4, 4, 132, 4096)[0], (256, 2));
+    }
 }
