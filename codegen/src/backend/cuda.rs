@@ -66,7 +66,9 @@ pub fn supports() -> Supports {
     ] {
         supports.add(op);
     }
-    supports.add_single(LoopOp::Math(Op::Exp2));
+    for op in [Op::Exp2, Op::Min, Op::Max] {
+        supports.add_single(LoopOp::Math(op));
+    }
     supports.add_single(LoopOp::Recip);
     supports
 }
@@ -257,6 +259,25 @@ __device__ __forceinline__ float recip_of(float x) {
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+// NaN if either is.
+__device__ __forceinline__ float min_of(float x, float y) {
+#if __CUDA_ARCH__ >= 800
+    float z;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+#else
+    return x < y || x != x ? x : y;
+#endif
+}
+__device__ __forceinline__ float max_of(float x, float y) {
+#if __CUDA_ARCH__ >= 800
+    float z;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+    return z;
+#else
+    return x > y || x != x ? x : y;
+#endif
 }
 __device__ __forceinline__ float quotient(float x, float y) {
     float q;

@@ -148,11 +148,17 @@ impl<'a> Code<'a> {
     }
     /// The smaller of a bound and x; x if it is NaN. One instruction where a machine has min.
     pub(super) fn at_most(&mut self, bound: Reg, x: Reg) -> Reg {
+        if self.has(LoopOp::Math(Op::Min), x) {
+            return self.op(self.ty(x), LoopOp::Math(Op::Min), &[bound, x]);
+        }
         let beyond = self.compare(Op::Lt, bound, x);
         self.select(beyond, bound, x)
     }
     /// The larger of a bound and x; x if it is NaN.
     pub(super) fn at_least(&mut self, bound: Reg, x: Reg) -> Reg {
+        if self.has(LoopOp::Math(Op::Max), x) {
+            return self.op(self.ty(x), LoopOp::Math(Op::Max), &[bound, x]);
+        }
         let below = self.compare(Op::Lt, x, bound);
         self.select(below, bound, x)
     }

@@ -381,6 +381,8 @@ impl<'a> Emitter<'a> {
                 Op::Ne => infix("!="),
                 Op::Select => format!("{} ? {} : {}", x[0], x[1], x[2]),
                 Op::Exp2 if single => call("exp2_of", ""),
+                Op::Min if single => call("min_of", ""),
+                Op::Max if single => call("max_of", ""),
                 Op::Min
                 | Op::Max
                 | Op::Rsqrt

@@ -98,6 +98,20 @@ fn every_operation_is_emitted() {
     }
 }
 
+/// A comparison and a choice are two instructions.
+#[test]
+fn what_is_at_least_zero_is_one_instruction() {
+    let softplus = |ty| {
+        let mut p = sample::map(LoopOp::Math(Op::Softplus), 1, ty, Dtype::F32, None);
+        p.threads = 64;
+        let text = text(p).text;
+        let kernel = text.find("__global__").map_or("", |at| &text[at..]);
+        (kernel.contains("max_of("), kernel.contains(" ? "))
+    };
+    assert_eq!(softplus(Ty::F32), (true, false));
+    assert_eq!(softplus(Ty::F64), (false, true));
+}
+
 #[test]
 fn shared_memory_is_laid_out_and_counted() {
     let mut p = empty(sample::extent(0));
