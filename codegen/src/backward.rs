@@ -27,6 +27,9 @@ use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
 
+/// States by name, and where they are.
+type Places = Vec<(String, (Role, Dtype))>;
+
 /// Warps that a multiprocessor holds of a backward run, which takes 160 registers a thread or so.
 const WARPS: u64 = 12;
 
@@ -479,7 +482,7 @@ impl<'a> Planner<'a> {
         stage: &Stage,
         structure: &Structure,
         chunk: u32,
-    ) -> Result<Vec<(String, (Role, Dtype))>, Refusal> {
+    ) -> Result<Places, Refusal> {
         let save = self.schedule.save.max(1);
         if !chunk.is_multiple_of(save) {
             return Err(Refusal(format!(
