@@ -33,6 +33,10 @@ type Places = Vec<(String, (Role, Dtype))>;
 /// Warps that a multiprocessor holds of a backward run, which takes 160 registers a thread or so.
 const WARPS: u64 = 12;
 
+/// Warps of a multiprocessor below which time is cut to have more. What a chunk keeps of its states, 1 KB a thread for
+/// N = 16, is then nearer: more warps than fit in the first-level cache are slower than few (measured, sm_90).
+const FEW: u64 = 3;
+
 /// Steps of the shortest chunk of time that is worth a thread of its own.
 const LEAST_CHUNK: u64 = 64;
 
@@ -185,9 +189,15 @@ impl Backward {
             None => &[Order::Tiled, Order::Stepped],
         };
         // Chunks side by side cost a pass that finds the adjoint states before each: where there are too few threads.
-        let wanted = match &target.gpu {
-            Some(gpu) => 32 * WARPS * u64::from(gpu.multiprocessors),
-            None => u64::from(target.cores) * u64::from(whole),
+        let (few, wanted) = match &target.gpu {
+            Some(gpu) => {
+                let warps = 32 * u64::from(gpu.multiprocessors);
+                (FEW * warps, WARPS * warps)
+            }
+            None => {
+                let lanes = u64::from(target.cores) * u64::from(whole);
+                (lanes, lanes)
+            }
         };
         let save = u64::from(options.save.max(1));
         let chunk = (steps * items / wanted.max(1))
@@ -195,7 +205,7 @@ impl Backward {
             .div_ceil(save)
             * save;
         let mut algorithms = vec![Algorithm::Sequential];
-        if items < wanted && chunk < steps {
+        if items < few && chunk < steps {
             let chunk = u32::try_from(chunk).unwrap_or(u32::MAX);
             algorithms.insert(0, Algorithm::Chunked { chunk });
         }

@@ -74,7 +74,7 @@ pub(crate) fn proposals(
     if several && time_last && points < wanted && !saves {
         out.extend(scanned);
         out.extend(apart);
-    } else if several && (points < wanted / 8 || saves && points < wanted) {
+    } else if several && points < if saves { wanted / 6 } else { wanted / 8 } {
         out.extend(chunked(&base, steps, (points, states), wanted));
         out.extend(apart);
         out.extend(scanned);
