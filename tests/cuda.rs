@@ -122,6 +122,35 @@ fn default_schedules_compile_and_spill_nothing() {
     assert_none(&errors);
 }
 
+/// Gradients by everything, in the type that models are trained in: of a model for each way in which states meet.
+#[test]
+fn gradients_compile() {
+    if !can_compile() {
+        return;
+    }
+    let target = Target::h200();
+    let models = [
+        ("selective_scan", "N", 16),
+        ("selective_scan_bdl", "N", 16),
+        ("simple_gla", "K", 8),
+        ("s4d_bidirectional", "N", 4),
+        ("causal_conv1d", "W", 4),
+        ("delta_rule", "K", 8),
+        ("gru", "H", 16),
+    ];
+    let errors = on_all_cores(&models, |(name, axis, extent)| {
+        let case = Case::new(model(name).unwrap(), Dtype::Bf16, false);
+        let case = case.with_extent(axis, *extent);
+        let built = build(&case.gradient_plan(&target), &target);
+        let wrong = |built: Built| [stacks(&case, &built), spills(&case, &built)].concat();
+        built.map_or_else(
+            |why| vec![format!("{}, gradients: {why}", case.name())],
+            wrong,
+        )
+    });
+    assert_none(&errors.concat());
+}
+
 /// What is wrong with the code of default schedules, and the code if there is some.
 struct Failure {
     why: String,

@@ -16,19 +16,21 @@ use std::sync::{Arc, Mutex};
 
 use selscan_codegen::{Backward, Dtype, Plan, Schedule, Ty, lower};
 use selscan_dsl::array::Array;
-use selscan_dsl::{AxisId, Extents, InputId, InputKind, Recurrence, StateId};
+use selscan_dsl::{Extents, InputId, Recurrence, StateId};
 
 use crate::args::Args;
 use crate::buffer::{Tensor, TensorMut, TensorRef};
 use crate::cache::lock;
-use crate::call::{Call, StateArgs, axis_names};
+use crate::call::{Call, StateArgs};
+use crate::checkpoints::{Checkpoints, Memory, Saved};
 use crate::device::room::Temporary;
 use crate::device::{Bindings, Code, Device, DeviceTensor};
 use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::place::{self, Staging};
 use crate::run::no_steps;
-use crate::spec::{self, Spec};
+use crate::spec::Spec;
+use crate::wanted::Wanted;
 
 /// Steps of a chunk where the caller sets no bound: what a thread keeps of one then fits in the nearest memory.
 const STEPS_ON_CPU: u32 = 64;
@@ -37,10 +39,10 @@ const STEPS_ON_GPU: u32 = 16;
 /// What a backward run is given and asked for, by the names in the kernel's text.
 #[derive(Debug, Default)]
 pub struct Gradients<'a> {
-    cotangents: Vec<(&'a str, TensorRef<'a>)>,
-    last: Vec<(&'a str, TensorRef<'a>)>,
-    gradients: Vec<(&'a str, TensorMut<'a>)>,
-    initial: Vec<(&'a str, TensorMut<'a>)>,
+    pub(crate) cotangents: Vec<(&'a str, TensorRef<'a>)>,
+    pub(crate) last: Vec<(&'a str, TensorRef<'a>)>,
+    pub(crate) gradients: Vec<(&'a str, TensorMut<'a>)>,
+    pub(crate) initial: Vec<(&'a str, TensorMut<'a>)>,
 }
 
 impl<'a> Gradients<'a> {
@@ -75,74 +77,12 @@ impl<'a> Gradients<'a> {
     }
 }
 
-/// The states that a forward run saved: one before each chunk of time.
-#[derive(Debug)]
-pub struct Checkpoints {
-    spec: Spec,
-    extents: Extents,
-    saved: Vec<Saved>,
-}
-
-/// The saved values of one state: \[chunks, axes of the state\].
-#[derive(Debug)]
-pub(crate) struct Saved {
-    pub state: String,
-    pub memory: Memory,
-}
-
-#[derive(Debug)]
-pub(crate) enum Memory {
-    Host(Tensor),
-    Cuda(DeviceTensor),
-}
-
-impl Memory {
-    fn view(&self) -> TensorRef<'_> {
-        match self {
-            Memory::Host(tensor) => tensor.view(),
-            Memory::Cuda(tensor) => tensor.view(),
-        }
-    }
-    pub fn view_mut(&mut self) -> TensorMut<'_> {
-        match self {
-            Memory::Host(tensor) => tensor.view_mut(),
-            Memory::Cuda(tensor) => tensor.view_mut(),
-        }
-    }
-}
-
-impl Checkpoints {
-    /// Steps of a chunk.
-    #[must_use]
-    pub fn steps(&self) -> u32 {
-        self.spec.save
-    }
-    /// Bytes that the saved states take.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let bytes = |s: &Saved| {
-            let view = s.memory.view();
-            view.shape().iter().product::<usize>() * view.dtype().bytes()
-        };
-        self.saved.iter().map(bytes).sum()
-    }
-}
-
 /// The caller's wishes for gradients of a kernel.
 #[derive(Clone, Default)]
 pub(crate) struct GradientOptions {
     steps: Option<u32>,
     limit: Option<usize>,
     schedule: Option<Schedule>,
-}
-
-/// What a backward run's recurrence depends on.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Wanted {
-    given: Vec<bool>,
-    boundaries: bool,
-    outputs: Vec<bool>,
-    by: Vec<String>,
 }
 
 /// What the code of a backward run depends on.
@@ -157,15 +97,6 @@ pub(crate) struct GradientCode {
 
 /// The most shapes whose code is remembered at once.
 const MOST_SHAPES: usize = 1024;
-
-/// A tensor of a backward run: what it is to the caller, its name, the axes and shape that it has to have.
-struct Shaped<'s> {
-    what: &'static str,
-    name: &'s str,
-    axes: &'s [AxisId],
-    complex: bool,
-    found: &'s [usize],
-}
 
 impl Kernel {
     /// The same kernel, whose gradients run chunks of this many steps again. More steps save less memory between the runs
@@ -328,146 +259,6 @@ impl Kernel {
         })
     }
 
-    /// What is asked for, every name and shape checked.
-    fn wanted(
-        &self,
-        args: &Args<'_>,
-        checkpoints: &Checkpoints,
-        gradients: &Gradients<'_>,
-    ) -> Result<Wanted, Error> {
-        let r = self.recurrence();
-        let mut given = vec![false; r.inputs.len()];
-        let mut shaped = Vec::new();
-        for (name, tensor) in &args.inputs {
-            let i = spec::input(r, name)?;
-            given[i] = true;
-            let decl = &r.inputs[i];
-            shaped.push(Shaped {
-                what: "input",
-                name,
-                axes: &decl.axes,
-                complex: decl.complex,
-                found: tensor.shape(),
-            });
-        }
-        for name in &args.flags {
-            given[spec::input(r, name)?] = true;
-        }
-        let earlier: Vec<bool> = checkpoints
-            .spec
-            .inputs
-            .iter()
-            .map(Option::is_some)
-            .collect();
-        let boundaries = args.boundaries.is_some();
-        if given != earlier || boundaries != checkpoints.spec.boundaries {
-            let names = |given: &[bool]| {
-                let names = r.inputs.iter().zip(given).filter(|(_, g)| **g);
-                names
-                    .map(|(i, _)| format!("`{}`", i.name))
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            };
-            return Err(Error::Gradient {
-                kernel: r.name.clone(),
-                why: format!(
-                    "the forward run was given {}{}, the backward run {}{}; give both the same",
-                    names(&earlier),
-                    if checkpoints.spec.boundaries {
-                        " and boundaries"
-                    } else {
-                        ""
-                    },
-                    names(&given),
-                    if boundaries { " and boundaries" } else { "" },
-                ),
-            });
-        }
-        let mut outputs = vec![false; r.outputs.len()];
-        for (name, tensor) in &gradients.cotangents {
-            let k = spec::output(r, name)?;
-            once(&mut outputs[k], "cotangent", name)?;
-            let decl = &r.outputs[k];
-            shaped.push(Shaped {
-                what: "cotangent of the output",
-                name,
-                axes: &decl.axes,
-                complex: decl.complex,
-                found: tensor.shape(),
-            });
-        }
-        let mut by = Vec::new();
-        for (name, tensor) in &gradients.gradients {
-            let i = spec::input(r, name)?;
-            let decl = &r.inputs[i];
-            if decl.kind == InputKind::Flag || !given[i] {
-                return Err(Error::Gradient {
-                    kernel: r.name.clone(),
-                    why: format!(
-                        "`{name}` was not given as a tensor, so there is no gradient by it; leave it out"
-                    ),
-                });
-            }
-            by.push((*name).to_owned());
-            shaped.push(Shaped {
-                what: "gradient by the input",
-                name,
-                axes: &decl.axes,
-                complex: decl.complex,
-                found: tensor.shape(),
-            });
-        }
-        let last = gradients
-            .last
-            .iter()
-            .map(|(name, t)| ("cotangent of the last state", *name, t.shape()));
-        let initial = gradients
-            .initial
-            .iter()
-            .map(|(name, t)| ("gradient by the initial state", *name, t.shape()));
-        let mut seen = vec![false; r.states.len()];
-        for (what, name, found) in last.chain(initial) {
-            let s = spec::state(r, name, "state")?;
-            let decl = &r.states[s];
-            if what.starts_with("gradient") {
-                once(&mut seen[s], what, name)?;
-                by.push(name.to_owned());
-            }
-            shaped.push(Shaped {
-                what,
-                name,
-                axes: &decl.axes,
-                complex: decl.complex,
-                found,
-            });
-        }
-        for t in shaped {
-            let mut shape = checkpoints.extents.shape(t.axes);
-            shape.extend(t.complex.then_some(2));
-            if shape != t.found {
-                return Err(Error::Extents {
-                    what: t.what,
-                    name: t.name.to_owned(),
-                    axes: axis_names(r, t.axes),
-                    wanted: shape,
-                    found: t.found.to_vec(),
-                });
-            }
-        }
-        if by.is_empty() {
-            return Err(Error::Gradient {
-                kernel: r.name.clone(),
-                why: "nothing was asked for; add `.gradient(\"…\", …)` or `.initial_gradient(\"…\", …)`".to_owned(),
-            });
-        }
-        Ok(Wanted {
-            given,
-            boundaries,
-            outputs,
-            by,
-        })
-    }
-
     fn adjoint(&self, wanted: &Wanted, spec: &Spec) -> Result<Arc<Backward>, Error> {
         let known = &self.gradient_code().adjoints;
         if let Some(known) = lock(known).get(wanted) {
@@ -569,16 +360,6 @@ impl Kernel {
         }
         all.insert(key, code.clone());
         Ok(code)
-    }
-}
-
-fn once(seen: &mut bool, what: &'static str, name: &str) -> Result<(), Error> {
-    match std::mem::replace(seen, true) {
-        false => Ok(()),
-        true => Err(Error::Twice {
-            what,
-            name: name.to_owned(),
-        }),
     }
 }
 

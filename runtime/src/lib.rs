@@ -25,6 +25,7 @@ mod args;
 mod buffer;
 mod cache;
 mod call;
+mod checkpoints;
 pub mod device;
 mod error;
 mod gradient;
@@ -37,16 +38,18 @@ mod spec;
 mod store;
 mod tolerance;
 mod tuner;
+mod wanted;
 
 pub use args::Args;
 pub use buffer::{Element, Tensor, TensorMut, TensorRef};
+pub use checkpoints::Checkpoints;
 pub use device::cuda::nvrtc;
 pub use device::{
     Code, Cpu, CpuOptions, CpuProgram, Cuda, CudaOptions, CudaProgram, Device, DeviceName,
     DeviceTensor, Event, Feature, Graph,
 };
 pub use error::Error;
-pub use gradient::{Checkpoints, Gradients};
+pub use gradient::Gradients;
 pub use kernel::{Compiled, CompiledStage, Kernel};
 pub use owned::{OwnedArgs, OwnedResults};
 pub use resident::Resident;

@@ -12,10 +12,10 @@ use selscan_dsl::{Extents, InputId, Recurrence, StateId};
 
 use crate::buffer::TensorRef;
 use crate::call::{Call, StateArgs};
+use crate::checkpoints::Saved;
 use crate::device::room::Temporary;
 use crate::device::{Bindings, Device};
 use crate::error::Error;
-use crate::gradient::Saved;
 use crate::kernel::Compiled;
 use crate::place::Place;
 

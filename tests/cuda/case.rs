@@ -1,7 +1,9 @@
 //! What is compiled: models as they are launched, as CUDA C; and what NVRTC makes of it.
 
 use selscan_codegen::backend::cuda::{Source, emit};
-use selscan_codegen::{Dtype, Options, Plan, Refusal, Schedule, Target, default_plan, lower};
+use selscan_codegen::{
+    Backward, Dtype, Options, Plan, Refusal, Schedule, Target, default_plan, lower,
+};
 use selscan_dsl::scan::{Scan, prepare};
 use selscan_dsl::{Extents, Recurrence};
 use selscan_models::Model;
@@ -67,6 +69,52 @@ impl Case {
     /// The plan of a schedule, if it fits.
     pub fn plan(&self, scan: &Scan, schedule: &Schedule, target: &Target) -> Result<Plan, Refusal> {
         Plan::new(scan, &self.extents, &self.options, target, schedule)
+    }
+
+    /// The default plan of the gradients by all inputs and initial states, from cotangents of all outputs and last states.
+    pub fn gradient_plan(&self, target: &Target) -> Plan {
+        let r = self.model.recurrence().unwrap();
+        let primal = r.specialize(&|_| true);
+        let primal = if self.packed {
+            primal.with_boundaries()
+        } else {
+            primal
+        };
+        let tensors = primal
+            .inputs
+            .iter()
+            .map(|i| &i.name)
+            .filter(|name| r.input_named(name).is_some());
+        let by: Vec<&str> = tensors
+            .chain(primal.states.iter().map(|s| &s.name))
+            .map(String::as_str)
+            .collect();
+        let backward = Backward::new(&primal, &by).unwrap();
+        let adjoint = &backward.adjoint.recurrence;
+        let mut options = Options {
+            save: 16,
+            ..self.options.clone()
+        };
+        let outputs = adjoint.outputs.iter().map(|o| &o.name);
+        let cotangents = backward.adjoint.cotangents.iter().map(|(_, d)| d);
+        let names = outputs.chain(cotangents).cloned();
+        options.storage.extend(names.map(|name| (name, self.dtype)));
+        options.initial = backward
+            .adjoint
+            .states
+            .iter()
+            .map(|(_, d)| d.clone())
+            .collect();
+        options.last = adjoint.states.iter().map(|s| s.name.clone()).collect();
+        let extents = backward.extents(&self.extents);
+        match backward.default_plan(&extents, &options, target) {
+            Ok(plan) => plan,
+            Err(why) => panic!(
+                "{}: no plan of gradients for {}: {why}",
+                self.name(),
+                target.name
+            ),
+        }
     }
 
     /// The plans of its default schedules.
