@@ -39,6 +39,9 @@ impl Adjoint {
                 continue;
             }
             let mut needed: Vec<StateId> = saved.iter().map(|s| s.state).collect();
+            // One that is read both before and after its step is run again once.
+            needed.sort_unstable();
+            needed.dedup();
             loop {
                 let roots: Vec<NodeId> = needed
                     .iter()
