@@ -196,7 +196,7 @@ fn levels(rec: &Recurrence) -> Vec<Level> {
     levels
 }
 
-/// By state: x of each half of s' = s + x, if nothing but that reads the state.
+/// By state: x of each half of s' = s + x, if nothing but that reads the state, and nothing reads that.
 fn added(rec: &Recurrence, live: &[NodeId]) -> Vec<Option<Vec<NodeId>>> {
     let mut readers = vec![Vec::new(); rec.states.len()];
     for &id in live {
@@ -207,7 +207,8 @@ fn added(rec: &Recurrence, live: &[NodeId]) -> Vec<Option<Vec<NodeId>>> {
         }
     }
     let roots = rec.outputs.iter().flat_map(|o| [Some(o.value), o.value_im]);
-    for root in roots.flatten() {
+    let roots = roots.flatten();
+    for root in roots.clone() {
         if let Node::State { state, .. } = rec.graph.node(root) {
             readers[state.0 as usize].push(root);
         }
@@ -218,7 +219,12 @@ fn added(rec: &Recurrence, live: &[NodeId]) -> Vec<Option<Vec<NodeId>>> {
             .into_iter()
             .flatten()
             .collect();
-        if readers[s].iter().any(|r| !halves.contains(r)) {
+        // The sum is one node with the same sum in an output: who reads that reads the state.
+        let elsewhere = |half: &NodeId| {
+            let reads = |id: &NodeId| rec.graph.node(*id).operands().contains(half);
+            live.iter().any(reads) || roots.clone().any(|root| root == *half)
+        };
+        if readers[s].iter().any(|r| !halves.contains(r)) || halves.iter().any(elsewhere) {
             return None;
         }
         let own = |x: &NodeId| {
