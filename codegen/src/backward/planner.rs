@@ -193,6 +193,13 @@ impl<'a> Planner<'a> {
                 rec.name
             )));
         }
+        self.check_groups(pass.sums.as_ref(), structure)?;
+        if self.target.gpu.is_some() && self.schedule.block > 1 && pass.sums.is_some() {
+            return Err(Refusal(format!(
+                "{} has sums over its lanes, of which a block of a GPU leaves one; use block=1",
+                rec.name
+            )));
+        }
         for (k, decl) in rec.outputs.iter().enumerate() {
             let sums = pass.sums.as_ref();
             let summed = sums.and_then(|s| Some((s.outputs[k].clone()?, s.all.clone())));
@@ -405,6 +412,23 @@ impl<'a> Planner<'a> {
             groups,
             all,
         })
+    }
+
+    /// A block lies in one group of the lane axis, also where nothing but the sum knows of groups.
+    fn check_groups(&self, sums: Option<&Sums>, structure: &Structure) -> Result<(), Refusal> {
+        let groups =
+            sums.and_then(|sums| sums.groups.eval(&|_| 0, &|a| self.extents.get(a) as i64));
+        let (Some(groups), Some(lane)) = (groups, structure.lane) else {
+            return Ok(());
+        };
+        let width = i64::from(self.schedule.lanes * self.schedule.block);
+        let group = self.extents.get(lane) as i64 / groups.max(1);
+        if groups > 1 && group % width != 0 {
+            return Err(Refusal(format!(
+                "blocks of {width} do not fit into groups of {group}; use lanes=1 block=1"
+            )));
+        }
+        Ok(())
     }
 
     /// Parts of a group: on a CPU as few as keep its threads busy, on a GPU as many as there are blocks.
