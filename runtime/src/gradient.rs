@@ -265,11 +265,12 @@ impl Kernel {
             return Ok(known.clone());
         }
         let mut primal = self.prepared(spec)?.specialized.clone();
-        let mut keep = wanted.outputs.iter();
-        primal.outputs.retain(|_| keep.next() == Some(&true));
+        // Outputs say what the batch is, so before any is left out.
         if wanted.boundaries {
             primal = primal.with_boundaries();
         }
+        let mut keep = wanted.outputs.iter();
+        primal.outputs.retain(|_| keep.next() == Some(&true));
         let by: Vec<&str> = wanted.by.iter().map(String::as_str).collect();
         let made = Backward::new(&primal, &by).map_err(|why| Error::Gradient {
             kernel: primal.name.clone(),
