@@ -11,52 +11,22 @@ mod adjoint;
 mod difference;
 #[path = "oracle/generate.rs"]
 mod generate;
+#[path = "oracle/inputs.rs"]
+mod inputs;
 
 use adjoint::{Run, parallel};
-use difference::{Call, Counts, random};
-use generate::{Case, Tape, generate};
+use difference::{Call, Counts};
+use generate::{Tape, generate};
+use inputs::inputs;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use selscan_dsl::{Array, Extents, InputKind, Inputs, Recurrence, eval_with_bound};
+use selscan_dsl::{Inputs, Recurrence, eval_with_bound};
 use selscan_models::{CATALOGUE, Model};
 use selscan_runtime::{Cpu, CpuOptions, Dtype, OwnedArgs, Store, TOLERANCE};
 
 fn cases() -> u32 {
     let cases = std::env::var("SELSCAN_ORACLE_CASES").ok();
     cases.and_then(|n| n.parse().ok()).unwrap_or(150)
-}
-
-/// The call of a case with random numbers.
-fn call(case: &Case, r: &Recurrence, number: &mut impl FnMut() -> f64) -> Call {
-    let extent = |name: &str| case.extents[name];
-    let axes = r.axes.iter();
-    let extents = axes.map(|a| extent(a.alias_of.map_or(&a.name, |of| r.axis_name(of))));
-    let extents = Extents(extents.collect());
-    let mut inputs = Inputs::new();
-    for decl in &r.inputs {
-        if decl.kind == InputKind::Tensor && !case.absent.contains(&decl.name) {
-            let mut x = random(&extents.shape(&decl.axes), decl.complex, number);
-            x.data.iter_mut().for_each(|x| *x *= case.scale);
-            inputs = inputs.with(&decl.name, x);
-        }
-    }
-    for state in r.states.iter().filter(|_| case.initial) {
-        let h = random(&extents.shape(&state.axes), state.complex, number);
-        inputs = inputs.with_initial(&state.name, h);
-    }
-    if case.packed {
-        let batch = r.batch_axis().map(|b| extents.get(b));
-        let shape: Vec<usize> = batch.into_iter().chain([extents.get(r.time)]).collect();
-        let count = shape.iter().product();
-        let mut sequence = 0.0;
-        let seq_idx = (0..count).map(|_| {
-            sequence += f64::from(u8::from(number() > 0.5));
-            sequence
-        });
-        let seq_idx = Array::real(&shape, seq_idx.collect());
-        inputs = inputs.with_seq_idx(seq_idx);
-    }
-    Call::new(r, inputs, &extents, number)
 }
 
 #[test]
@@ -80,7 +50,8 @@ fn gradients_are_central_differences() {
                 .wrapping_add(1_442_695_040_888_963_407);
             (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
         };
-        let call = call(&case, &r, &mut number);
+        let (inputs, extents) = inputs(&case, &r, &mut number);
+        let call = Call::new(&r, inputs, &extents, &mut number);
         let found = call.check(1, &mut number).map_err(TestCaseError::fail)?;
         if found.compared > 0 {
             // NaN is no error: it is the adjoint's as well.
