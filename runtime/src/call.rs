@@ -163,29 +163,35 @@ impl<'a> Call<'a> {
             same(r, "last state", &decl.name, &decl.axes, &extents, shape)?;
         }
         if let Some(boundaries) = &self.boundaries {
-            let axes: Vec<AxisId> = specialized
-                .batch_axis()
-                .into_iter()
-                .chain([r.time])
-                .collect();
-            same(
-                r,
-                "boundaries",
-                "seq_idx",
-                &axes,
-                &extents,
-                &boundaries.shape,
-            )?;
-            let wanted = extents.shape(&axes).iter().product();
-            if boundaries.seq_idx.len() != wanted {
-                return Err(Error::Length {
-                    shape: boundaries.shape.clone(),
-                    wanted,
-                    found: boundaries.seq_idx.len(),
-                });
-            }
+            boundaries.check(r, specialized, &extents)?;
         }
         Ok(extents)
+    }
+}
+
+impl Boundaries<'_> {
+    /// Whether there is one for each step of each row.
+    pub fn check(
+        &self,
+        r: &Recurrence,
+        specialized: &Recurrence,
+        extents: &Extents,
+    ) -> Result<(), Error> {
+        let axes: Vec<AxisId> = specialized
+            .batch_axis()
+            .into_iter()
+            .chain([r.time])
+            .collect();
+        same(r, "boundaries", "seq_idx", &axes, extents, &self.shape)?;
+        let wanted = extents.shape(&axes).iter().product();
+        if self.seq_idx.len() != wanted {
+            return Err(Error::Length {
+                shape: self.shape.clone(),
+                wanted,
+                found: self.seq_idx.len(),
+            });
+        }
+        Ok(())
     }
 }
 

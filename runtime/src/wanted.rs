@@ -87,10 +87,14 @@ impl Kernel {
                 ),
             });
         }
+        if let Some(boundaries) = &args.boundaries {
+            let prepared = self.prepared(&checkpoints.spec)?;
+            boundaries.check(r, &prepared.specialized, &checkpoints.extents)?;
+        }
         let mut outputs = vec![false; r.outputs.len()];
         for (name, tensor) in &gradients.cotangents {
             let k = spec::output(r, name)?;
-            once(&mut outputs[k], "cotangent", name)?;
+            once(&mut outputs[k], "cotangent of the output", name)?;
             let decl = &r.outputs[k];
             shaped.push(Shaped {
                 what: "cotangent of the output",
@@ -101,6 +105,7 @@ impl Kernel {
             });
         }
         let mut by = Vec::new();
+        let mut asked = vec![false; r.inputs.len()];
         for (name, tensor) in &gradients.gradients {
             let i = spec::input(r, name)?;
             let decl = &r.inputs[i];
@@ -112,6 +117,7 @@ impl Kernel {
                     ),
                 });
             }
+            once(&mut asked[i], "gradient by the input", name)?;
             by.push((*name).to_owned());
             shaped.push(Shaped {
                 what: "gradient by the input",
@@ -129,12 +135,13 @@ impl Kernel {
             .initial
             .iter()
             .map(|(name, t)| ("gradient by the initial state", *name, t.shape()));
-        let mut seen = vec![false; r.states.len()];
+        let mut seen = vec![[false; 2]; r.states.len()];
         for (what, name, found) in last.chain(initial) {
             let s = spec::state(r, name, "state")?;
             let decl = &r.states[s];
-            if what.starts_with("gradient") {
-                once(&mut seen[s], what, name)?;
+            let is_gradient = what.starts_with("gradient");
+            once(&mut seen[s][usize::from(is_gradient)], what, name)?;
+            if is_gradient {
                 by.push(name.to_owned());
             }
             shaped.push(Shaped {
