@@ -166,15 +166,20 @@ impl Planner<'_> {
 
     /// Schedules of a pass that is not worth many.
     fn small(&self, structure: &Structure, orders: &[Order]) -> Vec<Schedule> {
-        let lanes = match (self.target.gpu.is_some(), structure.lane) {
+        let whole = match (self.target.gpu.is_some(), structure.lane) {
             (false, Some(_)) => self.target.lanes(self.options.compute),
             _ => 1,
         };
-        let of = |&order: &Order| Schedule {
-            lanes,
-            ..Schedule::plain(order)
+        // Groups that do not hold whole vectors take single points.
+        let widths: &[u32] = if whole > 1 { &[whole, 1] } else { &[1] };
+        let of = |&lanes: &u32| {
+            let of = move |&order: &Order| Schedule {
+                lanes,
+                ..Schedule::plain(order)
+            };
+            orders.iter().map(of)
         };
-        orders.iter().map(of).collect()
+        widths.iter().flat_map(of).collect()
     }
 
     /// What is done once, in one step.
