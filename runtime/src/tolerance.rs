@@ -53,7 +53,7 @@ impl OwnedResults {
 
 impl OwnedArgs {
     /// Whether these are gradients of the f64 meaning, of which and its bound ([`selscan_dsl::gradients_with_bound`])
-    /// `meaning` consists, for arithmetic in `compute`: all that are here.
+    /// `meaning` consists, for arithmetic in `compute`: all that are here. The greatest error, in units of eps·m.
     ///
     /// # Errors
     /// The first number that is wrong, in words.
@@ -62,7 +62,8 @@ impl OwnedArgs {
         r: &Recurrence,
         compute: Dtype,
         (wanted, bound): &(Inputs, Inputs),
-    ) -> Result<(), String> {
+    ) -> Result<f64, String> {
+        let mut worst = 0.0;
         let found = self.to_inputs(r);
         let sides = [
             (
@@ -85,33 +86,38 @@ impl OwnedArgs {
                 };
                 let eps = tensor.dtype().epsilon().max(compute.epsilon());
                 let name_of = format!("d_{name}");
-                compare(&name_of, wanted, bound.get(name), found.get(name), eps)?;
+                let error = compare(&name_of, wanted, bound.get(name), found.get(name), eps)?;
+                worst = error.max(worst);
             }
         }
-        Ok(())
+        Ok(worst)
     }
 }
 
-/// |y − y64| ≤ K·eps·m for every element; infinities and NaN where the f64 meaning has them.
+/// |y − y64| ≤ K·eps·m for every element; infinities and NaN where the f64 meaning has them. The greatest |y − y64| / (eps·m).
 fn compare(
     name: &str,
     wanted: &Array,
     bound: Option<&Array>,
     found: Option<&Array>,
     eps: f64,
-) -> Result<(), String> {
+) -> Result<f64, String> {
     let (Some(bound), Some(found)) = (bound, found) else {
         return Err(format!("`{name}` was not computed"));
     };
+    let mut worst: f64 = 0.0;
     for (i, &y) in wanted.data.iter().enumerate() {
         let (x, m) = (found.data[i], bound.data[i]);
         let right =
             x == y || (x - y).abs() <= TOLERANCE * eps * m || !y.is_finite() || !m.is_finite();
+        if x != y && y.is_finite() && m.is_finite() && m > 0.0 {
+            worst = worst.max((x - y).abs() / (eps * m));
+        }
         if !right {
             return Err(format!("wrong: `{name}`[{i}] is {x}, not {y}"));
         }
     }
-    Ok(())
+    Ok(worst)
 }
 
 #[cfg(test)]

@@ -74,19 +74,19 @@ pub fn twice(
     Ok(first)
 }
 
-/// How many numbers were compared, or which is wrong.
+/// How many numbers were compared and the greatest error in units of eps·m, or which is wrong.
 pub fn check(
     r: &Recurrence,
     found: &OwnedArgs,
     meaning: &(Inputs, Inputs),
     dtype: Dtype,
-) -> Result<usize, String> {
+) -> Result<(usize, f64), String> {
     let compute = if dtype == Dtype::F64 {
         dtype
     } else {
         Dtype::F32
     };
-    found.check_gradients(r, compute, meaning)?;
+    let worst = found.check_gradients(r, compute, meaning)?;
     let all = found.inputs.values().chain(found.initial.values());
-    Ok(all.map(Tensor::len).sum())
+    Ok((all.map(Tensor::len).sum(), worst))
 }

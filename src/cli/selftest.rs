@@ -264,7 +264,10 @@ fn try_gradients(
         };
         out.runs += 1;
         match found.map(|found| gradients::check(r, &found, &meaning, trial.dtype)) {
-            Ok(Ok(numbers)) => out.numbers += numbers,
+            Ok(Ok((numbers, worst))) => {
+                out.numbers += numbers;
+                out.worst = out.worst.max(worst);
+            }
             Ok(Err(why)) => out.wrong(trial, &[], &why),
             Err(why) => {
                 if matches!(why, Error::Cuda { .. }) {
