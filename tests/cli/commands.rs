@@ -147,6 +147,20 @@ fn a_device_is_tested_model_by_model() {
     assert_eq!(json["models"].as_array().unwrap().len(), 2);
     assert_eq!(json["models"][0]["wrong"], serde_json::json!([]));
     assert!(json["numbers"].as_u64().unwrap() > 1000);
+
+    let gradients = [
+        "selftest",
+        "--gradients",
+        "--quick",
+        "--device",
+        "cpu",
+        "--filter",
+        "hgrn",
+    ];
+    let json = user.json(&gradients);
+    assert_eq!(json["models"][0]["wrong"], serde_json::json!([]));
+    assert!(json["numbers"].as_u64().unwrap() > 1000);
+    assert!(json["worst_eps_m"].as_f64().unwrap() > 0.0);
 }
 
 #[test]
