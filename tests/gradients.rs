@@ -9,11 +9,13 @@ mod generate;
 mod inputs;
 #[path = "gradients/interpreted.rs"]
 mod interpreted;
+#[path = "catalogue/options.rs"]
+mod options;
 #[path = "gradients/random.rs"]
 mod random;
 
 use selscan_codegen::{Algorithm, Order, Schedule, Target};
-use selscan_dsl::{Array, Extents, Inputs, Recurrence, gradients_with_bound};
+use selscan_dsl::{Extents, Inputs, Recurrence, gradients_with_bound};
 use selscan_models::{CATALOGUE, Model};
 use selscan_runtime::{Cpu, CpuOptions, Dtype, Error, Kernel, OwnedArgs, OwnedResults, Store};
 
@@ -50,21 +52,7 @@ struct Job {
 fn job(kernel: &Kernel, model: &Model, extents: &Extents, kind: u64, dtype: Dtype) -> Job {
     let r = kernel.recurrence();
     let mut number = numbers(kind + 17);
-    let mut inputs = model.sample(r, extents, &|_| kind > 0, kind);
-    if kind == 2 {
-        for state in &r.states {
-            let mut x = Array::filled(&extents.shape(&state.axes), state.complex, 0.0);
-            x.data.iter_mut().for_each(|x| *x = number());
-            inputs = inputs.with_initial(&state.name, x);
-        }
-    }
-    if kind == 3 {
-        let axes: Vec<_> = r.batch_axis().into_iter().chain([r.time]).collect();
-        let shape = extents.shape(&axes);
-        let tokens = shape.iter().product::<usize>();
-        let sequence = |i: usize| [0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 3.0][i % 7] + 4.0 * (i / 7) as f64;
-        inputs = inputs.with_seq_idx(Array::real(&shape, (0..tokens).map(sequence).collect()));
-    }
+    let inputs = options::inputs(model, r, extents, kind);
     let args = OwnedArgs::from_inputs(&inputs, dtype).unwrap();
     let mut cotangents = kernel.results(&args).unwrap();
     let all = cotangents

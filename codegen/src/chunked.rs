@@ -20,6 +20,16 @@ use crate::structure::Structure;
 /// Passes, and the workspaces (storage type, length) between them.
 pub(crate) type Passes = (Vec<Pass>, Vec<(Dtype, Ix)>);
 
+/// Whether chunks of time consist of whole ones of those before which states are saved, if any are.
+pub(crate) fn check_saves(chunk: u32, save: u32) -> Result<(), Refusal> {
+    if save == 0 || chunk.is_multiple_of(save) {
+        return Ok(());
+    }
+    Err(Refusal(format!(
+        "chunks of {chunk} steps do not consist of whole ones of {save}, before which states are saved; use a multiple of {save}"
+    )))
+}
+
 /// The passes of the time-chunked algorithm and the workspaces between them, which are numbered from `first` on.
 ///
 /// Of S states, state s has three: 2s holds the chunks' summaries, 2s + 1 their decays or spans, and 2S + s the state that
@@ -106,12 +116,7 @@ pub(crate) fn passes(
         recurrence: summary,
     };
     let starts: Vec<(Role, Dtype)> = (0..count).map(|s| work(2 * count + s)).collect();
-    if whole.save > 0 && !chunk.is_multiple_of(whole.save) {
-        return Err(Refusal(format!(
-            "chunks of {chunk} steps do not consist of whole ones of {0}, before which states are saved; use a multiple of {0}",
-            whole.save
-        )));
-    }
+    check_saves(chunk, whole.save)?;
     let carry_structure = Structure::of(&carry);
     // What the decays read of the kernel's own inputs, then {h}_summary and {h}_decay or {h}_span for each state h in order.
     let (own, given) = carry.inputs.split_at(carry.inputs.len() - 2 * count);

@@ -3,7 +3,7 @@
 //! In: the body of a Lane loop and its variable. Out: the registers that it assigns, those whose value may depend
 //! on the lane (the least fixpoint over assignments), and those of them read before they are assigned.
 
-use crate::loop_ir::{LoopOp, Rhs, Stmt, Var};
+use crate::loop_ir::{LoopKind, LoopOp, Rhs, Stmt, Var};
 use crate::regs::Regs;
 
 /// Whether the lanes of a body must run in lockstep: it has a shuffle, a condition that differs between lanes,
@@ -19,6 +19,27 @@ pub fn in_lockstep(var: Var, body: &[Stmt]) -> bool {
         };
         own || stmt.blocks().iter().any(|block| in_lockstep(var, block))
     })
+}
+
+/// The width of the Lane loops of a body; 0 (no power of two) where they differ.
+pub(crate) fn width(body: &[Stmt]) -> Option<u32> {
+    let mut found = None;
+    for stmt in body {
+        let inner = match stmt {
+            Stmt::For {
+                kind: LoopKind::Lane(width),
+                ..
+            } => Some(*width),
+            Stmt::For { body, .. } => width(body),
+            Stmt::If { then, els, .. } => width(then).or_else(|| width(els)),
+            _ => None,
+        };
+        found = match (found, inner) {
+            (Some(a), Some(b)) if a != b => Some(0),
+            (a, b) => a.or(b),
+        };
+    }
+    found
 }
 
 /// The registers of a Lane loop.

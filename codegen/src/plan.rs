@@ -81,6 +81,8 @@ pub struct Sums {
     pub groups: Ix,
     /// How many parts there are.
     pub all: Ix,
+    /// Neighbours that a part has at each of its points: the lanes of a CPU's vector, which stay apart; 1 on a GPU.
+    pub apart: i64,
 }
 
 /// A plan.

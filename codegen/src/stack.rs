@@ -6,6 +6,7 @@
 //! i·threads + thread, so that neighbouring threads access neighbours.
 
 use crate::dtype::Dtype;
+use crate::lanes::width;
 use crate::loop_ir::{Ix, LoopKind, Proc, Rhs, Role, Stmt, Var};
 
 /// The proc with at most `most` bytes of scratch memory an item; new workspaces are appended. Before accesses are merged and
@@ -22,8 +23,8 @@ pub fn bounded(mut proc: Proc, most: u64, workspaces: &mut Vec<(Dtype, Ix)>) -> 
     else {
         return proc;
     };
-    let width = Ix::Const(i64::from(lanes(body).unwrap_or(1)));
-    let count = proc.items.clone() * width.clone();
+    let lanes = Ix::Const(i64::from(width(body).unwrap_or(1)));
+    let count = proc.items.clone() * lanes.clone();
     let mut own: Vec<(u64, usize)> = Vec::new();
     for (i, buffer) in proc.buffers.iter().enumerate() {
         if let (Role::Scratch, Ix::Const(len)) = (buffer.role, &buffer.len) {
@@ -45,26 +46,13 @@ pub fn bounded(mut proc: Proc, most: u64, workspaces: &mut Vec<(Dtype, Ix)>) -> 
     }
     if moved.contains(&true) {
         let place = |ix: Ix, lane: Option<Var>| {
-            let thread = Ix::Var(item) * width.clone() + lane.map_or(Ix::Const(0), Ix::Var);
+            let thread = Ix::Var(item) * lanes.clone() + lane.map_or(Ix::Const(0), Ix::Var);
             ix * count.clone() + thread
         };
         let body = std::mem::take(&mut proc.body);
         proc.body = block(body, &moved, None, &place);
     }
     proc
-}
-
-/// How many lanes an item has, where it has any.
-pub(crate) fn lanes(body: &[Stmt]) -> Option<u32> {
-    body.iter().find_map(|stmt| match stmt {
-        Stmt::For {
-            kind: LoopKind::Lane(width),
-            ..
-        } => Some(*width),
-        Stmt::For { body, .. } => lanes(body),
-        Stmt::If { then, els, .. } => lanes(then).or_else(|| lanes(els)),
-        _ => None,
-    })
 }
 
 fn block(

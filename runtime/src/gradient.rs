@@ -11,11 +11,10 @@
 //! run makes those of a chunk again from what was saved before it (Mamba, Gu & Dao 2023, section 3.3.2). Sums over the batch,
 //! over channels and time are done in a fixed order: two runs give the same bits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use selscan_codegen::{Backward, Dtype, Plan, Schedule, Ty, lower};
-use selscan_dsl::array::Array;
 use selscan_dsl::{Extents, InputId, Recurrence, StateId};
 
 use crate::args::Args;
@@ -28,7 +27,7 @@ use crate::device::{Bindings, Code, Device, DeviceTensor};
 use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::place::{self, Staging};
-use crate::run::no_steps;
+use crate::run::{no_steps, starts};
 use crate::spec::Spec;
 use crate::wanted::Wanted;
 
@@ -176,7 +175,7 @@ impl Kernel {
         let r = self.recurrence();
         let wanted = self.wanted(&args, checkpoints, &gradients)?;
         let backward = self.adjoint(&wanted, &checkpoints.spec)?;
-        let seq_idx = args.boundaries.clone();
+        let boundaries = args.boundaries.clone();
         let (adjoint, args) = call_of(&backward, args, gradients);
         let staging = place::check(&r.name, &args, self.device().name())?;
         let call = Call::resolve(&adjoint, args)?;
@@ -194,15 +193,8 @@ impl Kernel {
         let dtype = checkpoints.spec.compute().storage();
         let run = |call: Call<'_>| {
             let mut room = self.device().room();
-            let mut made: BTreeMap<String, Temporary> = BTreeMap::new();
-            if let Some(boundaries) = &seq_idx {
-                let data = boundaries.seq_idx.iter().map(|&i| f64::from(i)).collect();
-                let seq_idx = Array::real(&boundaries.shape, data);
-                let prepared = self.prepared(&checkpoints.spec)?;
-                for (name, keep) in prepared.specialized.boundary_inputs(&seq_idx) {
-                    made.insert(name, room.filled(dtype, &keep.shape, &keep.data)?);
-                }
-            }
+            let prepared = self.prepared(&checkpoints.spec)?;
+            let made = starts(boundaries.as_ref(), &prepared.specialized, &mut room, dtype)?;
             let bindings = bind(call, &backward, &adjoint, &made, checkpoints);
             room.launch(&code, bindings, &extents)
         };
@@ -414,7 +406,7 @@ fn bind<'b>(
     call: Call<'b>,
     backward: &Backward,
     adjoint: &Recurrence,
-    made: &'b BTreeMap<String, Temporary>,
+    made: &'b HashMap<String, Temporary>,
     checkpoints: &'b Checkpoints,
 ) -> Bindings<'b> {
     let mut bindings = Bindings::new();

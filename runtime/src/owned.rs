@@ -275,8 +275,7 @@ impl Kernel {
     ) -> Result<(OwnedResults, OwnedArgs), Error> {
         let r = self.recurrence();
         let mut results = self.results(args)?;
-        let mut forward = args.args(&mut results);
-        let checkpoints = self.forward_for_grad(std::mem::take(&mut forward))?;
+        let checkpoints = self.forward_for_grad(args.args(&mut results))?;
         let mut found = OwnedArgs::default();
         for &name in by {
             // Numbers that are not written are then seen.

@@ -10,10 +10,11 @@ use selscan_codegen::{Dtype, Ty};
 use selscan_dsl::array::Array;
 use selscan_dsl::{Extents, InputId, Recurrence, StateId};
 
+use crate::args::Boundaries;
 use crate::buffer::TensorRef;
 use crate::call::{Call, StateArgs};
 use crate::checkpoints::Saved;
-use crate::device::room::Temporary;
+use crate::device::room::{Room, Temporary};
 use crate::device::{Bindings, Device};
 use crate::error::Error;
 use crate::kernel::Compiled;
@@ -54,14 +55,7 @@ pub(crate) fn run(
         _ => Dtype::F32,
     };
     let mut room = device.room();
-    let mut made: HashMap<String, Temporary> = HashMap::new();
-    if let Some(boundaries) = &call.boundaries {
-        let data = boundaries.seq_idx.iter().map(|&i| f64::from(i)).collect();
-        let seq_idx = Array::real(&boundaries.shape, data);
-        for (name, keep) in specialized.boundary_inputs(&seq_idx) {
-            made.insert(name, room.filled(dtype, &keep.shape, &keep.data)?);
-        }
-    }
+    let mut made = starts(call.boundaries.as_ref(), specialized, &mut room, dtype)?;
     for (stage, scan) in compiled.stages().iter().zip(compiled.scans()) {
         let r = &scan.recurrence;
         let mut carried = Vec::new();
@@ -82,6 +76,24 @@ pub(crate) fn run(
         made.extend(carried);
     }
     Ok(())
+}
+
+/// Where sequences start, as inputs by name; none where they are not packed.
+pub(crate) fn starts(
+    boundaries: Option<&Boundaries<'_>>,
+    specialized: &Recurrence,
+    room: &mut Room<'_>,
+    dtype: Dtype,
+) -> Result<HashMap<String, Temporary>, Error> {
+    let mut made = HashMap::new();
+    if let Some(boundaries) = boundaries {
+        let data = boundaries.seq_idx.iter().map(|&i| f64::from(i)).collect();
+        let seq_idx = Array::real(&boundaries.shape, data);
+        for (name, keep) in specialized.boundary_inputs(&seq_idx) {
+            made.insert(name, room.filled(dtype, &keep.shape, &keep.data)?);
+        }
+    }
+    Ok(made)
 }
 
 /// The memory of one stage by the names of what it reads and writes.

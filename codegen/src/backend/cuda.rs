@@ -20,8 +20,9 @@ use selscan_dsl::{AxisId, Op};
 use super::EmitError;
 use crate::contract::contract;
 use crate::dtype::Dtype;
+use crate::lanes::width;
 use crate::legalize::{Supports, legalize};
-use crate::loop_ir::{Ix, LoopKind, LoopOp, Proc, Program, Role, Stmt};
+use crate::loop_ir::{Ix, LoopOp, Proc, Program, Role};
 use crate::verify::verify;
 use stmt::{Emitter, index_type};
 
@@ -109,7 +110,7 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         what,
         backend: "CUDA",
     };
-    let lanes = lanes(&proc.body).unwrap_or(1);
+    let lanes = width(&proc.body).unwrap_or(1);
     if !lanes.is_power_of_two()
         || lanes > 32
         || !proc.threads.is_multiple_of(32)
@@ -212,27 +213,6 @@ fn place(proc: &Proc, lanes: u32) -> String {
         (lane, format!("threadIdx.x / {lanes}u"))
     };
     format!("    const int lane = {lane};\n    const int slot = {slot};\n")
-}
-
-/// The width of the Lane loops of a body; 0 (no power of two) where they differ.
-fn lanes(body: &[Stmt]) -> Option<u32> {
-    let mut found = None;
-    for stmt in body {
-        let inner = match stmt {
-            Stmt::For {
-                kind: LoopKind::Lane(width),
-                ..
-            } => Some(*width),
-            Stmt::For { body, .. } => lanes(body),
-            Stmt::If { then, els, .. } => lanes(then).or_else(|| lanes(els)),
-            _ => None,
-        };
-        found = match (found, inner) {
-            (Some(a), Some(b)) if a != b => Some(0),
-            (a, b) => a.or(b),
-        };
-    }
-    found
 }
 
 /// The C type of an element in memory.

@@ -9,6 +9,7 @@ use selscan_dsl::scan::Scan;
 use selscan_dsl::{AxisId, Extents, InputId, Recurrence, Reduction, StateId, When};
 
 use super::{Backward, Stage};
+use crate::chunked::{check_saves, passes};
 use crate::dtype::Dtype;
 use crate::loop_ir::{Ix, Role};
 use crate::lower::blocks;
@@ -150,12 +151,7 @@ impl<'a> Planner<'a> {
         Pass {
             name: rec.name.clone(),
             structure,
-            extents: rec
-                .axes
-                .iter()
-                .enumerate()
-                .map(|(i, _)| self.ix[i].clone())
-                .collect(),
+            extents: self.ix[..rec.axes.len()].to_vec(),
             schedule,
             chunk: None,
             inputs: rec.inputs.iter().map(|i| self.input(&i.name)).collect(),
@@ -201,11 +197,11 @@ impl<'a> Planner<'a> {
             )));
         }
         for (k, decl) in rec.outputs.iter().enumerate() {
-            let sums = pass.sums.as_ref();
-            let summed = sums.and_then(|s| Some((s.outputs[k].clone()?, s.all.clone())));
-            let axes = summed.as_ref().map_or(&decl.axes, |(axes, _)| axes);
-            let parts = summed.as_ref().map(|(_, all)| all.clone());
-            let parts = parts.zip(structure.lane);
+            let sums = pass.sums.as_ref().filter(|s| s.outputs[k].is_some());
+            let axes = sums.and_then(|s| s.outputs[k].as_ref());
+            let axes = axes.unwrap_or(&decl.axes);
+            let parts = sums.zip(structure.lane);
+            let parts = parts.map(|(s, lane)| (lane, s.all.clone(), s.apart));
             let role = self.stage_result(&decl.name, axes, decl.complex, (parts, None));
             pass.outputs.push(role);
         }
@@ -269,12 +265,7 @@ impl<'a> Planner<'a> {
         structure: &Structure,
         chunk: u32,
     ) -> Result<Places, Refusal> {
-        let save = self.schedule.save.max(1);
-        if !chunk.is_multiple_of(save) {
-            return Err(Refusal(format!(
-                "chunks of {chunk} steps do not consist of whole ones of {save}, before which states are saved; use a multiple"
-            )));
-        }
+        check_saves(chunk, self.schedule.save)?;
         let source = &stage.scan.source;
         let adjoints = &self.backward.adjoint.states;
         let carries = |s: &StateId| adjoints.iter().any(|(_, d)| *d == source.state(*s).name);
@@ -312,35 +303,27 @@ impl<'a> Planner<'a> {
             }
         }
         let numbers = (chunk, self.workspaces.len());
-        let (mut passes, workspaces) = crate::chunked::passes(&core, whole, self.options, numbers)?;
+        let (mut made, workspaces) = passes(&core, whole, self.options, numbers)?;
         self.workspaces.extend(workspaces);
-        let rescan = passes.pop();
-        self.passes.extend(passes);
+        let rescan = made.pop();
+        self.passes.extend(made);
         let starts = rescan.map_or(vec![], |pass| pass.initial);
         let names = rec.states.iter().map(|s| s.name.clone());
         Ok(names.zip(starts.into_iter().flatten()).collect())
     }
 
-    /// Where an output or last state of a stage goes; `summed` says that it has parts in place of an axis, `chunks` that
+    /// Where an output or last state of a stage goes; `parts` says that it has parts in place of an axis, as [`Partly`] does, `chunks` that
     /// every chunk of time has its own.
     fn stage_result(
         &mut self,
         name: &str,
         axes: &[AxisId],
         complex: bool,
-        (summed, chunks): (Option<(Ix, AxisId)>, Option<Ix>),
+        (parts, chunks): (Option<(AxisId, Ix, i64)>, Option<Ix>),
     ) -> (Role, Dtype) {
         if chunks.is_none() && !self.backward.reductions.iter().any(|(n, _)| n == name) {
             return self.result(name, axes, complex);
         }
-        let parts = summed.map(|(count, lane)| {
-            let apart = if self.target.gpu.is_some() {
-                1
-            } else {
-                i64::from(self.schedule.lanes)
-            };
-            (lane, count, apart)
-        });
         let all = chunks.clone().unwrap_or(Ix::Const(1));
         let len = axes.iter().fold(all, |n, &a| match &parts {
             Some((lane, count, apart)) if *lane == a => n * count.clone() * Ix::Const(*apart),
@@ -411,6 +394,10 @@ impl<'a> Planner<'a> {
             parts,
             groups,
             all,
+            apart: match self.target.gpu {
+                Some(_) => 1,
+                None => i64::from(self.schedule.lanes),
+            },
         })
     }
 

@@ -13,7 +13,7 @@ use selscan_dsl::{
 
 use super::planner::{Partly, Planner};
 use crate::loop_ir::Ix;
-use crate::plan::{Refusal, check_pass};
+use crate::plan::{Pass, Refusal, check_pass};
 use crate::schedule::{Order, Schedule};
 use crate::structure::Structure;
 
@@ -139,20 +139,11 @@ impl Planner<'_> {
             true => self.result(name, &to, partly.complex),
             false => self.room(&to, partly.complex),
         };
-        let scan = Scan::derive(&r);
-        let structure = Structure::of(&scan.recurrence);
         self.ix.extend(extents.drain(self.ix.len()..));
-        let schedules = self.small(&structure, &[Order::Registers, Order::Stepped]);
-        let mut made = Err(Refusal(format!("the sum of {name} has no schedule")));
-        for schedule in schedules {
-            let mut pass = self.pass(&scan, structure.clone(), schedule);
+        let made = self.small(&Scan::derive(&r), |pass| {
             pass.inputs = vec![partly.role];
             pass.last = vec![Some(role)];
-            made = check_pass(&pass, self.options, self.target).map(|()| pass);
-            if made.is_ok() {
-                break;
-            }
-        }
+        });
         self.ix.truncate(self.sig.axes.len());
         self.passes.push(made?);
         Ok(Partly {
@@ -164,44 +155,46 @@ impl Planner<'_> {
         })
     }
 
-    /// Schedules of a pass that is not worth many.
-    fn small(&self, structure: &Structure, orders: &[Order]) -> Vec<Schedule> {
+    /// A pass by the first of the few schedules that it is worth; `finish` says where its tensors lie.
+    fn small(&self, scan: &Scan, finish: impl Fn(&mut Pass)) -> Result<Pass, Refusal> {
+        let structure = Structure::of(&scan.recurrence);
         let whole = match (self.target.gpu.is_some(), structure.lane) {
             (false, Some(_)) => self.target.lanes(self.options.compute),
             _ => 1,
         };
         // Groups that do not hold whole vectors take single points.
         let widths: &[u32] = if whole > 1 { &[whole, 1] } else { &[1] };
-        let of = |&lanes: &u32| {
-            let of = move |&order: &Order| Schedule {
-                lanes,
-                ..Schedule::plain(order)
-            };
-            orders.iter().map(of)
-        };
-        widths.iter().flat_map(of).collect()
+        let mut made = Err(Refusal(format!("{} has no schedule", scan.recurrence.name)));
+        for &lanes in widths {
+            for order in [Order::Registers, Order::Stepped] {
+                let schedule = Schedule {
+                    lanes,
+                    ..Schedule::plain(order)
+                };
+                let mut pass = self.pass(scan, structure.clone(), schedule);
+                finish(&mut pass);
+                made = check_pass(&pass, self.options, self.target).map(|()| pass);
+                if made.is_ok() {
+                    return made;
+                }
+            }
+        }
+        made
     }
 
     /// What is done once, in one step.
     pub(super) fn after(&mut self, scan: &Scan) -> Result<(), Refusal> {
         let rec = &scan.recurrence;
-        let structure = Structure::of(rec);
         let mut last = Vec::new();
         for state in &rec.states {
             let wanted = self.options.last.contains(&state.name);
             last.push(wanted.then(|| self.result(&state.name, &state.axes, state.complex)));
         }
-        let mut made = Err(Refusal(format!("{} has no schedule", rec.name)));
-        for schedule in self.small(&structure, &[Order::Registers, Order::Stepped]) {
-            let mut pass = self.pass(scan, structure.clone(), schedule);
+        let made = self.small(scan, |pass| {
             pass.extents[rec.time.0 as usize] = Ix::Const(1);
             pass.last.clone_from(&last);
-            made = check_pass(&pass, self.options, self.target).map(|()| pass);
-            if made.is_ok() {
-                break;
-            }
-        }
-        self.passes.push(made?);
+        })?;
+        self.passes.push(made);
         Ok(())
     }
 }

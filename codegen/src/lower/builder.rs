@@ -43,6 +43,15 @@ pub(super) struct Slot {
     pub part: Part,
 }
 
+/// The halves of an element.
+pub(super) fn parts_of(complex: bool) -> &'static [Part] {
+    if complex {
+        &[Part::Re, Part::Im]
+    } else {
+        &[Part::Real]
+    }
+}
+
 /// Where a value lies in scratch memory: `[time in the tile][inner axes][lanes of the block]`.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use selscan_dsl::{AxisId, AxisIndex, AxisSet, InputId, Part, When};
 
-use super::builder::{Builder, Frame, Slot, Stored};
+use super::builder::{Builder, Frame, Slot, Stored, parts_of};
 use super::nest::again;
 use crate::loop_ir::{Buf, Ix, Proc, Reg, Stmt};
 use crate::plan::{Pass, Replay};
@@ -111,11 +111,7 @@ impl<'a> Builder<'a> {
                 .filter(|&a| pass.structure.inner.contains(a))
                 .collect();
             let laned = inner.laned(decl.axes.iter().copied().collect());
-            let parts: &[Part] = if decl.complex {
-                &[Part::Re, Part::Im]
-            } else {
-                &[Part::Real]
-            };
+            let parts = parts_of(decl.complex);
             for &part in parts {
                 let stored = inner.scratch("kept", &axes, laned, Some(i64::from(size) + 1));
                 kept.insert(

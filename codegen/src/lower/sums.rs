@@ -9,7 +9,7 @@
 
 use selscan_dsl::{AxisId, AxisSet, Part};
 
-use super::builder::Builder;
+use super::builder::{Builder, parts_of};
 use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Reg, Rhs, Role, Stmt, Var};
 use crate::plan::Sums;
@@ -48,13 +48,9 @@ impl Builder<'_> {
         sums.is_some_and(|sums| sums.outputs[output].is_some())
     }
 
-    /// Neighbours that a part has at each of its points: the lanes of a vector.
+    /// Neighbours that a part has at each of its points.
     fn apart(&self) -> i64 {
-        if self.plan.wide {
-            1
-        } else {
-            i64::from(self.pass.schedule.lanes)
-        }
+        self.pass.sums.as_ref().map_or(1, |sums| sums.apart)
     }
 
     /// The memory of an output that is left in parts.
@@ -110,14 +106,7 @@ impl Builder<'_> {
             let both = self.combine(selscan_dsl::ReduceOp::Sum, before, value);
             return self.stmt(Stmt::Store(buf, ix, both));
         }
-        let mut sum = value;
-        let mut far = lanes / 2;
-        while far > 0 {
-            let other = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![sum]);
-            let other = self.set(ty, other);
-            sum = self.combine(selscan_dsl::ReduceOp::Sum, sum, other);
-            far /= 2;
-        }
+        let mut sum = self.butterfly(value, lanes / 2);
         let ix = self.part_ix(output, part, Ix::Const(0));
         let mut store = Vec::new();
         if adds {
@@ -137,6 +126,17 @@ impl Builder<'_> {
             }),
             None => store.into_iter().for_each(|stmt| self.stmt(stmt)),
         }
+    }
+
+    /// The sum of a value over groups of 2·`far` lanes, in each of them; 0: the value itself.
+    fn butterfly(&mut self, mut sum: Reg, mut far: u32) -> Reg {
+        while far > 0 {
+            let other = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![sum]);
+            let other = self.set(self.ty, other);
+            sum = self.combine(selscan_dsl::ReduceOp::Sum, sum, other);
+            far /= 2;
+        }
+        sum
     }
 
     /// Whether the lanes add up all the points of an output at once: each then has the sums of some.
@@ -172,14 +172,9 @@ impl Builder<'_> {
             }
             far /= 2;
         }
-        let Some(mut sum) = values.pop() else { return };
+        let Some(left) = values.pop() else { return };
         let alike = i64::from((2 * far).max(1));
-        while far > 0 {
-            let other = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![sum]);
-            let other = self.set(self.ty, other);
-            sum = self.combine(selscan_dsl::ReduceOp::Sum, sum, other);
-            far /= 2;
-        }
+        let sum = self.butterfly(left, far);
         let first = self.part_ix(output, Part::Real, Ix::Const(0));
         let ix = first + Ix::Var(lane) / Ix::Const(alike);
         self.stmt(Stmt::Store(self.outputs[output], ix, sum));
@@ -225,11 +220,7 @@ impl Builder<'_> {
     fn clear_over(&mut self, axes: &[AxisId], output: usize) {
         let Some((&axis, rest)) = axes.split_first() else {
             let decl = &self.pass.recurrence.outputs[output];
-            let parts: &[Part] = if decl.complex {
-                &[Part::Re, Part::Im]
-            } else {
-                &[Part::Real]
-            };
+            let parts = parts_of(decl.complex);
             let zero = self.set(self.ty, Rhs::Const(0.0));
             for &part in parts {
                 for lane in 0..self.apart() {

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::dtype::Ty;
-use crate::loop_ir::{Buf, BufferDecl, Reg, Rhs};
+use crate::loop_ir::{Buf, BufferDecl, LoopKind, Reg, Rhs, Stmt};
 use crate::sample::{self, empty, for_, input, output};
 
 fn text(proc: Proc) -> Source {
