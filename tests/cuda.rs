@@ -162,6 +162,29 @@ fn gradients_compile() {
     assert_none(&errors.concat());
 }
 
+/// Forward runs that save states by orders whose threads share, with few channels, more and many.
+#[test]
+fn forward_runs_that_save_spill_nothing() {
+    if !can_compile() {
+        return;
+    }
+    let target = Target::h200();
+    let mut cases = Vec::new();
+    // With many channels two threads share one, and f32 spills a register, whether states are saved or not.
+    for (batch, dtypes) in [(1, &OWN[..]), (8, &OWN), (48, &[Dtype::Bf16])] {
+        cases.extend(dtypes.iter().map(|&dtype| (batch, dtype)));
+    }
+    let errors = on_all_cores(&cases, |&(batch, dtype)| {
+        let case = Case::new(model("selective_scan_bdl").unwrap(), dtype, false);
+        let case = case.with_extent("B", batch).that_saves();
+        default_code(&case, &target)
+            .err()
+            .map(|failure| failure.why)
+    });
+    let errors: Vec<String> = errors.into_iter().flatten().collect();
+    assert_none(&errors);
+}
+
 /// What is wrong with the code of default schedules, and the code if there is some.
 struct Failure {
     why: String,

@@ -13,6 +13,8 @@ mod interpreted;
 mod options;
 #[path = "gradients/random.rs"]
 mod random;
+#[path = "gradients/saves.rs"]
+mod saves;
 
 use selscan_codegen::{Algorithm, Order, Schedule, Target};
 use selscan_dsl::{Extents, Inputs, Recurrence, gradients_with_bound};

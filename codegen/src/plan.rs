@@ -19,7 +19,7 @@ use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
-use threads::{check_scanned, check_share, check_staged, check_threads};
+use threads::{check_saved, check_scanned, check_share, check_staged, check_threads};
 
 /// Why a schedule does not fit a recurrence.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -417,12 +417,6 @@ pub(crate) fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Res
             }
         }
     }
-    if pass.save > 0 && matches!(s.order, Order::Scanned | Order::Staged) {
-        return Err(Refusal(format!(
-            "order={} does not save states on the way; use another order or save=0",
-            s.order
-        )));
-    }
     match s.order {
         Order::Registers => {
             let copies = copies(pass).saturating_mul(u64::from(s.block));
@@ -445,6 +439,7 @@ pub(crate) fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Res
         Order::Scanned => check_scanned(pass)?,
         Order::Staged => check_staged(pass, options, target)?,
     }
+    check_saved(pass)?;
     check_threads(pass, target)?;
     let scratch = scratch_points(pass)
         .saturating_mul(u64::from(s.lanes * s.block))

@@ -22,6 +22,9 @@ pub struct Case {
     pub scans: Vec<Scan>,
 }
 
+/// Steps between states that are saved for a gradient.
+const SAVE: u32 = 16;
+
 /// The machine code of one plan.
 pub struct Built {
     pub schedule: Schedule,
@@ -60,6 +63,12 @@ impl Case {
         self
     }
 
+    /// The same, of which states are saved for a gradient.
+    pub fn that_saves(mut self) -> Case {
+        self.options.save = SAVE;
+        self
+    }
+
     /// Model and what it is compiled with.
     pub fn name(&self) -> String {
         let packed = if self.packed { ", packed" } else { "" };
@@ -92,7 +101,7 @@ impl Case {
         let backward = Backward::new(&primal, &by).unwrap();
         let adjoint = &backward.adjoint.recurrence;
         let mut options = Options {
-            save: 16,
+            save: SAVE,
             ..self.options.clone()
         };
         let outputs = adjoint.outputs.iter().map(|o| &o.name);

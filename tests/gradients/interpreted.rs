@@ -2,8 +2,6 @@
 //!
 //! In: a recurrence, inputs, cotangents, a target and a schedule. Out: gradients, or that the schedule does not fit.
 
-use std::collections::BTreeMap;
-
 use selscan_codegen::interp::{Memory, interp};
 use selscan_codegen::loop_ir::Role;
 use selscan_codegen::{Backward, Dtype, Options, Schedule, Target, Ty, lower};
@@ -20,12 +18,14 @@ pub fn gradients(
     by: &[&str],
     (target, schedule): (&Target, &Schedule),
 ) -> Result<Option<Inputs>, String> {
-    let mut primal = r.specialize(&|name| inputs.has(name));
-    let mut tensors = inputs.tensors.clone();
-    if let Some(seq_idx) = &inputs.seq_idx {
-        tensors.extend(primal.boundary_inputs(seq_idx));
-        primal = primal.with_boundaries();
-    }
+    let (
+        primal,
+        Inputs {
+            mut tensors,
+            initial,
+            ..
+        },
+    ) = given(r, inputs);
     let backward = Backward::new(&primal, by).map_err(|e| e.to_string())?;
     let sig = &backward.adjoint.recurrence;
     let own = backward.extents(extents);
@@ -44,7 +44,13 @@ pub fn gradients(
         return Ok(None);
     };
 
-    let states = saved(&primal, &tensors, inputs, extents, schedule.save);
+    let forward = Inputs {
+        tensors: tensors.clone(),
+        initial,
+        ..Inputs::new()
+    };
+    let states = eval_at(&before(&primal), &forward, extents).map_err(|e| e.to_string())?;
+    let states = saved(&primal, &states, schedule.save);
     for (output, d) in &backward.adjoint.cotangents {
         tensors.insert(d.clone(), cotangents.tensors[output].clone());
     }
@@ -119,14 +125,23 @@ pub fn gradients(
     Ok(Some(out))
 }
 
-/// By state, its value before each chunk of `steps` moments.
-fn saved(
-    primal: &Recurrence,
-    tensors: &BTreeMap<String, Array>,
-    inputs: &Inputs,
-    extents: &Extents,
-    steps: u32,
-) -> Vec<Vec<f64>> {
+/// What a call computes of: a recurrence whose inputs are all given, and its tensors; packed sequences are an input of it.
+pub fn given(r: &Recurrence, inputs: &Inputs) -> (Recurrence, Inputs) {
+    let mut primal = r.specialize(&|name| inputs.has(name));
+    let mut own = Inputs {
+        tensors: inputs.tensors.clone(),
+        initial: inputs.initial.clone(),
+        ..Inputs::new()
+    };
+    if let Some(seq_idx) = &inputs.seq_idx {
+        own.tensors.extend(primal.boundary_inputs(seq_idx));
+        primal = primal.with_boundaries();
+    }
+    (primal, own)
+}
+
+/// The recurrence whose outputs are its states before each step.
+pub fn before(primal: &Recurrence) -> Recurrence {
     let mut r = primal.clone();
     r.outputs.clear();
     for s in primal.state_ids() {
@@ -140,15 +155,14 @@ fn saved(
             value_im: None,
         });
     }
-    let inputs = Inputs {
-        tensors: tensors.clone(),
-        initial: inputs.initial.clone(),
-        ..Inputs::new()
-    };
-    let found = eval_at(&r, &inputs, extents).unwrap();
-    let all = extents.get(primal.time);
+    r
+}
+
+/// By state, what is said of it before each chunk of `steps` moments, of what is said of it before each step.
+pub fn saved(primal: &Recurrence, before: &Outputs, steps: u32) -> Vec<Vec<f64>> {
     let chunk = |decl: &selscan_dsl::StateDecl| {
-        let x = &found.tensors[&format!("before_{}", decl.name)];
+        let x = &before.tensors[&format!("before_{}", decl.name)];
+        let all = x.shape[0];
         let row = x.data.len().checked_div(all).unwrap_or(0);
         let mut out = Vec::new();
         for from in (0..all).step_by(steps as usize) {

@@ -69,9 +69,9 @@ pub(crate) fn proposals(
         let lane = structure.lane.map_or(1, |a| extents.get(a));
         out.extend(staged(&base, steps, (points, states), (wanted, lane)));
     }
-    // Of the orders that scan, none saves states for a gradient.
+    // Where channels are innermost, what saves states for a gradient runs chunk by chunk.
     let saves = options.save > 0;
-    if several && time_last && points < wanted && !saves {
+    if several && time_last && points < wanted {
         out.extend(scanned);
         out.extend(apart);
     } else if several && points < if saves { wanted / 6 } else { wanted / 8 } {

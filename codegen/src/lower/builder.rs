@@ -156,10 +156,11 @@ impl<'a> Builder<'a> {
             frames: vec![],
             first: None,
             lane_var: None,
-            multiple_of_time: if pass.chunk.is_none() && pass.save == 0 {
-                plan.multiple(rec.time)
-            } else {
-                1
+            multiple_of_time: match pass.schedule.order {
+                // Their runs and tiles begin where they would if no states were saved on the way.
+                Order::Scanned | Order::Staged => plan.multiple(rec.time),
+                _ if pass.chunk.is_none() && pass.save == 0 => plan.multiple(rec.time),
+                _ => 1,
             },
             warp_var: None,
             shared_inputs: HashMap::new(),

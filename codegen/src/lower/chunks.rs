@@ -5,7 +5,8 @@
 //! kept[t − c·K + 1] = h after step t                   the item's own memory, K + 1 rows; row 0 is saved[c]
 //! ```
 //! (For a recurrence that runs from the last step to the first, row t − c·K is h after step t.) In: a [`Builder`] whose pass
-//! saves or replays. Out: loops over chunks; reads of saved states as reads of rows.
+//! saves or replays. Out: loops over chunks, or what is done where one begins among the steps of another loop; reads of saved
+//! states as reads of rows.
 
 use std::collections::HashMap;
 
@@ -13,6 +14,7 @@ use selscan_dsl::{AxisId, AxisIndex, AxisSet, InputId, Part, When};
 
 use super::builder::{Builder, Frame, Slot, Stored, parts_of};
 use super::nest::again;
+use crate::ix::gcd;
 use crate::loop_ir::{Buf, Ix, Proc, Reg, Stmt};
 use crate::plan::{Pass, Replay};
 
@@ -77,12 +79,32 @@ impl<'a> Builder<'a> {
         );
     }
 
-    /// Saves a state before a chunk.
+    /// Runs `body` with the number of the chunk before which states are saved and that begins with step `first + k`, where
+    /// one does; `first` is a multiple of `run`.
+    pub fn at_chunk(
+        &mut self,
+        first: &Ix,
+        (run, k): (i64, i64),
+        body: impl FnOnce(&mut Self, &Ix),
+    ) {
+        let size = i64::from(self.pass.save);
+        if self.saved.is_empty() || k % gcd(size, run) != 0 {
+            return;
+        }
+        let step = first.clone() + Ix::Const(k);
+        let number = step.clone() / Ix::Const(size);
+        if run % size == 0 {
+            return body(self, &number);
+        }
+        let past = step - number.clone() * Ix::Const(size);
+        self.choice(past, Ix::Const(1), |b| body(b, &number), |_| {});
+    }
+
+    /// Saves a state before a chunk. Threads that share an item have points or steps of their own.
     pub fn save(&mut self, slot: Slot, number: &Ix, value: Reg) {
         let ix = self.outer_state_ix(slot, number.clone());
         if let Some(&buf) = self.saved.get(slot.state.0 as usize) {
-            let axes = &self.pass.recurrence.state(slot.state).axes;
-            self.store(axes, Stmt::Store(buf, ix, value));
+            self.stmt(Stmt::Store(buf, ix, value));
         }
     }
 

@@ -6,6 +6,7 @@
 //! states saved       open; for chunk { save; its steps }; close
 //! gradients          open; for chunk, from the last { run it again from what was saved; its steps }; close
 //! ```
+//! Orders `scanned` and `staged` save on the way, for their tiles are loops of their own.
 //! In: a [`Builder`] whose item has begun, a pass. Out: the item's statements.
 
 use super::builder::{Builder, Slot};

@@ -65,7 +65,8 @@ pub(super) fn close(b: &mut Builder<'_>, slots: &[(Slot, NodeId)], held: &[Held]
     });
 }
 
-fn each_held(
+/// Each value of each state, at its point.
+pub(super) fn each_held(
     b: &mut Builder<'_>,
     slots: &[(Slot, NodeId)],
     held: &[Held],

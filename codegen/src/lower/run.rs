@@ -102,14 +102,28 @@ pub(super) fn store(b: &mut Builder<'_>, run: &Run, values: &[Value]) {
             at_step(b, run, k, |b| b.store_output(o, part, register));
         }
     };
-    if let Some((first, end)) = &run.there {
-        b.choice(first.clone(), end.clone(), |b| put(b, values), |_| {});
-    } else if let Some(last) = &run.last {
+    if run.last.is_some() {
         for value in values {
-            let step = run.first.clone() + Ix::Const(value.0 - 1);
-            b.choice(step, last.clone(), |b| put(b, &[*value]), |_| {});
+            where_there(b, run, value.0, |b| put(b, &[*value]));
         }
     } else {
-        put(b, values);
+        where_there(b, run, 0, |b| put(b, values));
+    }
+}
+
+/// Runs `body` where step `k` of a run is before the end of time.
+pub(super) fn where_there(
+    b: &mut Builder<'_>,
+    run: &Run,
+    k: i64,
+    body: impl FnOnce(&mut Builder<'_>),
+) {
+    if let Some((first, end)) = &run.there {
+        b.choice(first.clone(), end.clone(), body, |_| {});
+    } else if let Some(last) = &run.last {
+        let step = run.first.clone() + Ix::Const(k - 1);
+        b.choice(step, last.clone(), body, |_| {});
+    } else {
+        body(b);
     }
 }

@@ -9,7 +9,7 @@
 //!     for inner axis {
 //!         S = 0;  for k in run { a[k], b[k];  S = a[k] S + b[k] };  P = prod a[k]
 //!         (P, S) = scan over threads, from h[..];  h = S of the thread before
-//!         for k in run { h = a[k] h + b[k];  sums[k] += c[k] h }
+//!         for k in run { where a chunk begins { saved[·] = h };  h = a[k] h + b[k];  sums[k] += c[k] h }
 //!         h[..] = S of the last thread
 //!     }
 //!     for k in run { outputs from sums[k] }
@@ -24,7 +24,7 @@ use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, Pair, Parts, ReduceOp, When
 use super::builder::{Builder, Slot};
 use super::items::{What, Work, select};
 use super::number::{Num, assign, chosen, math, mul, power, shuffled, step, value, variable};
-use super::run::{Run, at_step, outputs, store};
+use super::run::{Run, at_step, outputs, store, where_there};
 use super::stepped::{close_states, open_states};
 use super::values::{reduce_identity, reduce_op};
 use crate::dtype::Ty;
@@ -301,6 +301,7 @@ fn again(
     let mut results = Vec::new();
     let mut held: Vec<Num> = chains.iter().map(|c| c.start).collect();
     for k in 0..i64::from(b.pass.schedule.tile) {
+        save(b, &run.run, k, chains, &held);
         at_step(b, &run.run, k, |b| {
             for (h, chain) in held.iter_mut().zip(chains) {
                 read_as(b, &chain.slots, When::Prev, *h);
@@ -323,6 +324,21 @@ fn again(
             keep(b, chain, *h);
         }
     }
+}
+
+/// Saves the states of a point before step `k` of a run, where a chunk of time begins there.
+fn save(b: &mut Builder<'_>, run: &Run, k: i64, chains: &[Chain], held: &[Num]) {
+    let steps = i64::from(b.pass.schedule.tile);
+    b.at_chunk(&run.first, (steps, k), |b, number| {
+        where_there(b, run, k, |b| {
+            for (h, chain) in held.iter().zip(chains) {
+                let parts = [Some(h.re), h.im];
+                for (&(slot, _), part) in chain.slots.iter().zip(parts.into_iter().flatten()) {
+                    b.save(slot, number, part);
+                }
+            }
+        });
+    });
 }
 
 /// Puts a state where the next tile finds it.

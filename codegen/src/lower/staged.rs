@@ -6,7 +6,8 @@
 //! for tile of warp runs {
 //!     for t in this thread's run   { v[t] = v(x_t) }                          before: what the states need
 //!     meet, the block with it where it shares inputs
-//!     for t in tile                { h[·] = f(h[·], v[t], x_t);  part[thread][t] = sum over own points of g(h[·], x_t) }
+//!     for t in tile                { where a chunk begins { saved[t / K][·] = h[·] }
+//!                                    h[·] = f(h[·], v[t], x_t);  part[thread][t] = sum over own points of g(h[·], x_t) }
 //!     meet
 //!     for t in this thread's run   { y_t = y(sum over threads of part[·][t], x_t) }     after: the outputs
 //! }
@@ -245,6 +246,7 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
         let local =
             |b: &Builder<'_>, k: i64| number.clone() * Ix::Const(piece(b.pass)) + Ix::Const(k);
         for k in 0..run {
+            save(b, stage, &first, (run, k));
             if k % group == 0 {
                 // The loads of a group of steps together: their latencies overlap.
                 for k in k..(k + group).min(run) {
@@ -264,7 +266,9 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
             end.min((Ix::Const(i64::from(b.pass.schedule.warp)) - whole.clone()) * Ix::Const(run));
         b.serial("t", AxisSet::of(time), Ix::Const(0), rest, 1, |b, t| {
             let local = whole * Ix::Const(piece(b.pass)) + t.clone();
-            one(b, &(first + t), local, 0);
+            let step = first + t;
+            save(b, stage, &step, (1, 0));
+            one(b, &step, local, 0);
         });
     }
     b.stored.clear();
@@ -310,6 +314,15 @@ fn loads(b: &mut Builder<'_>, stage: &Stage) {
             b.value(id);
         });
     }
+}
+
+/// Saves this thread's points of the states where a chunk begins with step `first + k`, `first` a multiple of `run`.
+fn save(b: &mut Builder<'_>, stage: &Stage, first: &Ix, (run, k): (i64, i64)) {
+    b.at_chunk(first, (run, k), |b, number| {
+        registers::each_held(b, &stage.slots, &stage.held, &mut |b, slot, register| {
+            b.save(slot, number, register);
+        });
+    });
 }
 
 /// One step of the states, and this thread's part of each sum.

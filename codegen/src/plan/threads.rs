@@ -91,6 +91,27 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
     Ok(())
 }
 
+/// Whether states are saved, or had back, chunk by chunk by an order that can.
+pub(super) fn check_saved(pass: &Pass) -> Result<(), Refusal> {
+    let order = pass.schedule.order;
+    if pass.save == 0 || !matches!(order, Order::Scanned | Order::Staged) {
+        return Ok(());
+    }
+    let no = |why: &str| {
+        Err(Refusal(format!(
+            "order={order} does not fit {}: {why}; use another order",
+            pass.recurrence.name
+        )))
+    };
+    if !pass.replays.is_empty() {
+        return no("chunks of time are run again from saved states");
+    }
+    if pass.recurrence.states.iter().any(|s| s.reverse) {
+        return no("states are saved before chunks of time, which it does not meet in reverse");
+    }
+    Ok(())
+}
+
 /// Whether blocks are full and of one row each, so that their threads can share inputs.
 pub(super) fn check_share(
     pass: &Pass,
