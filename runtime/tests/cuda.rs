@@ -7,6 +7,7 @@
 mod common;
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
 use common::{BOTH_WAYS, COMPLEX, MAMBA, Random, compare, cpu, inputs, recurrence};
@@ -432,6 +433,33 @@ fn a_graph_runs_what_was_recorded_over_what_is_there() {
         error.contains("while a CUDA graph is being captured"),
         "{error}"
     );
+}
+
+/// What a thread compiles does not meet what another one records, whenever that begins and ends.
+#[test]
+fn a_thread_compiles_while_another_records() {
+    let _alone = DEFAULT_STREAM
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let Some(cuda) = compiler() else { return };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                cuda.capture(|| Ok(())).unwrap();
+            }
+        });
+        for k in 2..20 {
+            let r = recurrence(&DECAY.replace("+ x", &format!("+ {k} * x")));
+            let kernel = cuda.kernel(r.clone());
+            let extents = kernel.extents(&[("B", 1), ("L", 9), ("D", 4)]).unwrap();
+            let compiled = kernel.compile(&Spec::new(&r, Dtype::F32), &extents);
+            if k == 19 || compiled.is_err() {
+                done.store(true, Ordering::Relaxed);
+            }
+            compiled.unwrap();
+        }
+    });
 }
 
 /// What one process compiles, the next one reads: it does without NVRTC, and is quick.

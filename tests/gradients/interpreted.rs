@@ -18,14 +18,7 @@ pub fn gradients(
     by: &[&str],
     (target, schedule): (&Target, &Schedule),
 ) -> Result<Option<Inputs>, String> {
-    let (
-        primal,
-        Inputs {
-            mut tensors,
-            initial,
-            ..
-        },
-    ) = given(r, inputs);
+    let (primal, forward) = given(r, inputs);
     let backward = Backward::new(&primal, by).map_err(|e| e.to_string())?;
     let sig = &backward.adjoint.recurrence;
     let own = backward.extents(extents);
@@ -44,13 +37,9 @@ pub fn gradients(
         return Ok(None);
     };
 
-    let forward = Inputs {
-        tensors: tensors.clone(),
-        initial,
-        ..Inputs::new()
-    };
     let states = eval_at(&before(&primal), &forward, extents).map_err(|e| e.to_string())?;
     let states = saved(&primal, &states, schedule.save);
+    let mut tensors = forward.tensors;
     for (output, d) in &backward.adjoint.cotangents {
         tensors.insert(d.clone(), cotangents.tensors[output].clone());
     }
@@ -125,7 +114,7 @@ pub fn gradients(
     Ok(Some(out))
 }
 
-/// What a call computes of: a recurrence whose inputs are all given, and its tensors; packed sequences are an input of it.
+/// The recurrence of a call whose inputs are all given, and those inputs: packed sequences are one of them.
 pub fn given(r: &Recurrence, inputs: &Inputs) -> (Recurrence, Inputs) {
     let mut primal = r.specialize(&|name| inputs.has(name));
     let mut own = Inputs {

@@ -275,6 +275,8 @@ fn apart(
         _ => &[16, 32, 8],
     };
     let shares: &[u32] = if steps > 1 { &[2, 0] } else { &[0] };
+    // Longer tiles, fewer barriers: where blocks of few threads have room for them.
+    let tiles: &[u32] = if steps < 256 { &[32] } else { &[128, 64] };
     let mut out = Vec::new();
     for &warp in warps {
         // Threads that share large states have no registers left for several steps.
@@ -284,18 +286,19 @@ fn apart(
             wide
         };
         for &share in shares {
+            // What is not shared has no tile.
+            let tiles = if share > 0 { tiles } else { &tiles[..1] };
             for &(block, unroll, threads, ahead) in wide {
-                out.push(Schedule {
+                out.extend(tiles.iter().map(|&tile| Schedule {
                     block,
                     unroll,
                     warp,
                     threads,
                     share,
                     ahead,
-                    // Fewer, longer tiles: fewer barriers.
-                    tile: if steps < 256 { 32 } else { 128 },
+                    tile,
                     ..*base
-                });
+                }));
             }
         }
     }

@@ -156,11 +156,11 @@ impl<'a> Builder<'a> {
             frames: vec![],
             first: None,
             lane_var: None,
+            // Of chunks any number may be left, but runs begin where they would if no states were saved on the way.
             multiple_of_time: match pass.schedule.order {
-                // Their runs and tiles begin where they would if no states were saved on the way.
-                Order::Scanned | Order::Staged => plan.multiple(rec.time),
-                _ if pass.chunk.is_none() && pass.save == 0 => plan.multiple(rec.time),
-                _ => 1,
+                _ if pass.chunk.is_some() => 1,
+                Order::Registers | Order::Tiled | Order::Stepped if pass.save > 0 => 1,
+                _ => plan.multiple(rec.time),
             },
             warp_var: None,
             shared_inputs: HashMap::new(),

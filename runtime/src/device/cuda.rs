@@ -336,12 +336,19 @@ impl Cuda {
     fn pool(&self) -> MutexGuard<'_, Pool> {
         lock(&self.queue.state)
     }
-    /// Whether another thread records a graph on the stream.
-    fn recorded_by_another(&self) -> bool {
+    /// Refuses what the thread that records a graph can't do meanwhile; what another one records does not meet it.
+    pub(super) fn not_while_recording(
+        &self,
+        what: &str,
+        remedy: &'static str,
+    ) -> Result<(), Error> {
+        // Held, so that no other thread begins or ends a graph between the two questions.
         let recording = lock(&self.queue.recording);
-        recording
-            .as_ref()
-            .is_some_and(|r| r.thread != thread::current().id())
+        let by_another = |r: &Recorded| r.thread != thread::current().id();
+        if recording.as_ref().is_some_and(by_another) {
+            return Ok(());
+        }
+        self.not_while_capturing(what, remedy)
     }
     /// Refuses what can't be recorded in a graph.
     pub(super) fn not_while_capturing(

@@ -80,7 +80,8 @@ struct Recording<'c> {
 impl Recording<'_> {
     fn end(&mut self) -> Result<CUgraph, Error> {
         self.ended = true;
-        *lock(&self.cuda.queue.recording) = None;
+        let mut recording = lock(&self.cuda.queue.recording);
+        *recording = None;
         let _entered = self.cuda.enter()?;
         let mut graph = std::ptr::null_mut();
         // SAFETY: the stream is being captured, and one pointer is written.
@@ -120,16 +121,18 @@ impl Cuda {
         self.not_while_capturing("another one was begun", "end that one first")?;
         let held = Arc::new(Held::default());
         lock(&self.gpu.graphs).push(Arc::downgrade(&held));
+        let mut recorded = lock(&self.queue.recording);
         let entered = self.enter()?;
         // Other threads, and frees by this one, go on meanwhile.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         // SAFETY: the stream is alive.
         unsafe { cu!(cuStreamBeginCapture_v2(self.stream(), mode)) }?;
         drop(entered);
-        *lock(&self.queue.recording) = Some(Recorded {
+        *recorded = Some(Recorded {
             thread: thread::current().id(),
             held: held.clone(),
         });
+        drop(recorded);
         let mut recording = Recording {
             cuda: self,
             ended: false,

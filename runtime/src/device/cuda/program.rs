@@ -103,10 +103,7 @@ impl Cuda {
             proc: name(program).to_owned(),
             why: format!("it panicked: {why}"),
         };
-        // What other threads record does not meet what this one loads.
-        if !self.recorded_by_another() {
-            self.not_while_capturing("a kernel had to be compiled", WARM)?;
-        }
+        self.not_while_recording("a kernel had to be compiled", WARM)?;
         contained(panicked, || compile(&self.gpu, program))
     }
 
