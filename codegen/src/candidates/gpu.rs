@@ -275,7 +275,7 @@ fn apart(
         _ => &[16, 32, 8],
     };
     let shares: &[u32] = if steps > 1 { &[2, 0] } else { &[0] };
-    // Longer tiles, fewer barriers: where blocks of few threads have room for them.
+    // Longer tiles, fewer barriers; blocks of few threads have room for shorter ones only.
     let tiles: &[u32] = if steps < 256 { &[32] } else { &[128, 64] };
     let mut out = Vec::new();
     for &warp in warps {

@@ -9,15 +9,18 @@ use crate::schedule::Order;
 use crate::structure::{Level, reads_own_point};
 use crate::target::Target;
 
+/// Why the pass's order does not fit it.
+fn unfit(pass: &Pass, why: &str) -> Result<(), Refusal> {
+    let (order, name) = (pass.schedule.order, &pass.recurrence.name);
+    Err(Refusal(format!(
+        "order={order} does not fit {name}: {why}; use another order"
+    )))
+}
+
 /// Whether runs of steps can be scanned across threads.
 pub(super) fn check_scanned(pass: &Pass) -> Result<(), Refusal> {
     let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
-    let no = |why: &str| {
-        Err(Refusal(format!(
-            "order=scanned does not fit {}: {why}; use another order",
-            rec.name
-        )))
-    };
+    let no = |why: &str| unfit(pass, why);
     if let Some(why) = &structure.untileable {
         return no(why);
     }
@@ -49,12 +52,7 @@ const MOST_STAGED: u64 = 512;
 /// Whether the threads of an item can compute what they need of each other before and after the states.
 pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> Result<(), Refusal> {
     let (rec, s) = (&pass.recurrence, &pass.schedule);
-    let no = |why: &str| {
-        Err(Refusal(format!(
-            "order=staged does not fit {}: {why}; use another order",
-            rec.name
-        )))
-    };
+    let no = |why: &str| unfit(pass, why);
     if let Err(why) = Parts::of(pass) {
         return no(&why);
     }
@@ -93,21 +91,17 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
 
 /// Whether states are saved, or had back, chunk by chunk by an order that can.
 pub(super) fn check_saved(pass: &Pass) -> Result<(), Refusal> {
-    let order = pass.schedule.order;
-    if pass.save == 0 || !matches!(order, Order::Scanned | Order::Staged) {
+    if pass.save == 0 || !matches!(pass.schedule.order, Order::Scanned | Order::Staged) {
         return Ok(());
     }
-    let no = |why: &str| {
-        Err(Refusal(format!(
-            "order={order} does not fit {}: {why}; use another order",
-            pass.recurrence.name
-        )))
-    };
     if !pass.replays.is_empty() {
-        return no("chunks of time are run again from saved states");
+        return unfit(pass, "chunks of time are run again from saved states");
     }
     if pass.recurrence.states.iter().any(|s| s.reverse) {
-        return no("states are saved before chunks of time, which it does not meet in reverse");
+        return unfit(
+            pass,
+            "states are saved before chunks of time, which it does not meet in reverse",
+        );
     }
     Ok(())
 }
