@@ -1,9 +1,13 @@
 """Checks backward.cu against autograd in f64 and times it. Needs CuPy, PyTorch and a GPU; run from the repository's root."""
-import cupy as cp, torch, sys, statistics, os
+import statistics
+
+import cupy as cp
+import torch
+
 src=open('notes/backward-prototype/backward.cu').read()
-def build(T,MINB,MODE,FETCH,HIST,extra=()):
-    m=cp.RawModule(code=src,options=(f'-DTPB={T}',f'-DMINB={MINB}',f'-DMODE={MODE}',f'-DFETCH={FETCH}',f'-DHIST={HIST}','-std=c++17','--ptxas-options=-v')+tuple(extra),backend='nvrtc',name_expressions=None)
-    f=m.get_function('bwd'); return f
+def build(T,MINB,MODE,FETCH,HIST):
+    m=cp.RawModule(code=src,options=(f'-DTPB={T}',f'-DMINB={MINB}',f'-DMODE={MODE}',f'-DFETCH={FETCH}',f'-DHIST={HIST}','-std=c++17',),backend='nvrtc')
+    return m.get_function('bwd')
 def smem(T):
     ITEMS=T//4;W=4;PIECE=20
     return 4*(3*ITEMS*PIECE+3*ITEMS*W*PIECE+4*16*16+T//32*16*32)
