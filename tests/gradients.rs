@@ -16,8 +16,10 @@ mod random;
 #[path = "gradients/saves.rs"]
 mod saves;
 
+use std::collections::BTreeSet;
+
 use selscan_codegen::{Algorithm, Order, Schedule, Target};
-use selscan_dsl::{Extents, Inputs, Recurrence, gradients_with_bound};
+use selscan_dsl::{AxisId, Extents, Inputs, Recurrence, gradients_with_bound};
 use selscan_models::{CATALOGUE, Model};
 use selscan_runtime::{Cpu, CpuOptions, Dtype, Error, Kernel, OwnedArgs, OwnedResults, Store};
 
@@ -256,4 +258,57 @@ fn plans_of_a_gpu_have_gradients() {
     }
     println!("gradients: {runs} plans interpreted, {lanes} of threads that add up");
     assert!(runs > 400 && lanes > 90, "{runs} {lanes}");
+}
+
+/// Blocks that run chunks of time again and trace them back: every model that fits, whole chunks and broken ones, time in
+/// one piece and cut, all ways to share a point's states and inputs.
+#[test]
+fn blocks_that_trace_back_have_gradients() {
+    let h200 = Target::h200();
+    let (mut runs, mut models) = (0, BTreeSet::new());
+    for model in CATALOGUE {
+        let r = model.recurrence().unwrap();
+        let mut extents = Model::extents(&r, model.small);
+        for length in [16, 13, 1, 48, 0] {
+            for i in 0..r.axes.len() {
+                match r.axis_name(r.canonical(AxisId(i as u8))) {
+                    "D" => extents.0[i] = 32,
+                    "L" => extents.0[i] = length,
+                    "N" => extents.0[i] = 4,
+                    _ => {}
+                }
+            }
+            let mut tries = Vec::new();
+            for (lanes, warp, tile, unroll) in [(16, 2, 2, 2), (16, 4, 2, 4), (32, 4, 1, 4)] {
+                for (share, ahead) in [(0, 0), (2, 1), (1, 1), (2, 0)] {
+                    for algorithm in [Algorithm::Sequential, Algorithm::Chunked { chunk: 16 }] {
+                        tries.push((
+                            &h200,
+                            Schedule {
+                                algorithm,
+                                lanes,
+                                warp,
+                                tile,
+                                unroll,
+                                share,
+                                ahead,
+                                threads: lanes * warp,
+                                save: tile * warp,
+                                ..Schedule::plain(Order::Staged)
+                            },
+                        ));
+                    }
+                }
+            }
+            for kind in 1..4 {
+                let count = interpreted(model, &extents, kind, &tries);
+                if count > 0 {
+                    models.insert(model.name);
+                }
+                runs += count;
+            }
+        }
+    }
+    println!("gradients: {runs} plans that trace back, of {models:?}");
+    assert!(runs > 100 && models.len() > 1, "{runs} {models:?}");
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use selscan_dsl::gradients_with_bound;
 use selscan_runtime::{
     Args, Checkpoints, Cuda, DeviceTensor, Dtype, Error, Gradients, Kernel, OwnedArgs, Tensor,
 };
@@ -11,6 +12,7 @@ use serde_json::json;
 use crate::Stop;
 use crate::bench::Bench;
 use crate::case::{Case, Layout, normal};
+use crate::check::Wrong;
 use crate::measure::spans;
 use crate::table;
 
@@ -121,6 +123,35 @@ pub fn measure(bench: &mut Bench) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Compares the gradients of a smaller case of the same kind with their meaning, whole: whole blocks of channels, and chunks of
+/// time that make several turns of any loop.
+fn small(kernel: &Kernel, case: Case) -> Result<(), Stop> {
+    for l in [208, 83] {
+        let small = Case {
+            b: 2,
+            l,
+            d: 64,
+            ..case
+        };
+        let args = small.arguments(1_000_003)?;
+        let r = kernel.recurrence();
+        let mut cotangents = kernel.results(&args)?;
+        for tensor in cotangents.outputs.values_mut() {
+            *tensor = normal(case.dtype, &small.plane(), 0x5eed)?;
+        }
+        let by: Vec<&str> = args.inputs.keys().map(String::as_str).collect();
+        let meaning = gradients_with_bound(r, &args.to_inputs(r), &cotangents.to_outputs(r), &by)
+            .map_err(|why| Wrong(format!("{small}: {why}")))?;
+        let (_, found) = match kernel.run_gradients(&args, &cotangents, &by) {
+            Err(Error::Refused(_)) => continue,
+            run => run?,
+        };
+        let right = found.check_gradients(r, Dtype::F32, &meaning);
+        right.map_err(|why| Wrong(format!("{small} {}: {why}", small.layout)))?;
+    }
+    Ok(())
+}
+
 fn one(bench: &mut Bench, case: Case) -> Result<Vec<String>, Stop> {
     let cuda = bench.cuda.clone();
     let mut kernel = cuda.kernel(crate::recurrence(case.model())?);
@@ -130,6 +161,7 @@ fn one(bench: &mut Bench, case: Case) -> Result<Vec<String>, Stop> {
             kernel = kernel.with_checkpoint_steps(schedule.save);
         }
     }
+    small(&kernel, case)?;
     // The data of two calls are larger than the cache.
     let mut sets = Vec::new();
     for seed in 0..2 {
@@ -146,7 +178,7 @@ fn one(bench: &mut Bench, case: Case) -> Result<Vec<String>, Stop> {
         let found = tensor.to_tensor()?.to_f64();
         if let Some(at) = found.iter().position(|x| x.is_nan()) {
             let why = format!("{case}: the gradient by {name} at {at} is not a number");
-            return Err(Stop::Wrong(crate::check::Wrong(why)));
+            return Err(Stop::Wrong(Wrong(why)));
         }
     }
     let (spec, extents) = kernel.resolve(&sets[0].args)?;

@@ -10,20 +10,31 @@
 //! ahead in an innermost loop, one in a loop over tiles. What is fetched stays as it lies in memory (16 bytes are four
 //! registers, whatever they hold) until it is taken. The last turn fetches its own elements once more: never what is beyond
 //! the loop. In a loop over tiles, what is read after the steps of a tile is fetched before them, in the same turn: they take
-//! long enough, and a turn's end waits for nothing.
+//! long enough, and a turn's end waits for nothing. Where steps leave few registers, the next tile is fetched after them
+//! instead, and what is read both before and after them is fetched once.
 
-use crate::loop_ir::{Ix, LoopKind, Proc, Reg, Rhs, Role, Row, Stmt, Var};
+use crate::loop_ir::{Buf, Ix, LoopKind, Proc, Reg, Rhs, Role, Row, Stmt, Var};
 
-/// The proc with inputs loaded ahead; those of loops over time are brought near `turns` turns ahead. `tiles`: loops over
-/// tiles load ahead as well, which takes registers through all of a tile.
+/// When loops over tiles load ahead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tiles {
+    /// Not at all.
+    Never,
+    /// Where they load: what arrives takes registers through all of a tile.
+    Before,
+    /// After the steps of a tile.
+    After,
+}
+
+/// The proc with inputs loaded ahead; those of loops over time are brought near `turns` turns ahead.
 #[must_use]
-pub fn ahead(mut proc: Proc, turns: u32, tiles: bool) -> Proc {
+pub fn ahead(mut proc: Proc, turns: u32, tiles: Tiles) -> Proc {
     let body = std::mem::take(&mut proc.body);
     proc.body = block(&mut proc, body, (i64::from(turns), tiles));
     proc
 }
 
-fn block(proc: &mut Proc, body: Vec<Stmt>, (far, tiles): (i64, bool)) -> Vec<Stmt> {
+fn block(proc: &mut Proc, body: Vec<Stmt>, (far, tiles): (i64, Tiles)) -> Vec<Stmt> {
     let mut out = Vec::with_capacity(body.len());
     for stmt in body {
         match stmt {
@@ -43,17 +54,19 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, (far, tiles): (i64, bool)) -> Vec<Stm
                 let fixed = matches!((&lo, &hi), (Ix::Const(_), Ix::Const(_)));
                 let mut fetched = Vec::new();
                 let mut turn_body = Vec::new();
-                if !fixed && (innermost || !tiles) {
+                if !fixed && (innermost || tiles == Tiles::Never) {
                     let distance = if innermost { far } else { 1 };
                     near(proc, &body, var, &later(distance), &mut turn_body);
                 }
                 if innermost {
                     turn_body.extend(turn(proc, body, var, &later(1), &mut fetched));
                 } else {
-                    let body = if tiles && !fixed {
-                        turn(proc, body, var, &later(1), &mut fetched)
-                    } else {
-                        body
+                    let body = match tiles {
+                        Tiles::Before if !fixed => turn(proc, body, var, &later(1), &mut fetched),
+                        Tiles::After if !fixed => {
+                            turn_after(proc, body, var, &later(1), &mut fetched)
+                        }
+                        _ => body,
                     };
                     turn_body.extend(block(proc, body, (far, tiles)));
                 }
@@ -125,7 +138,7 @@ fn turn(
     body: Vec<Stmt>,
     var: Var,
     next: &Ix,
-    fetched: &mut Vec<(Row, crate::loop_ir::Buf, Ix)>,
+    fetched: &mut Vec<(Row, Buf, Ix)>,
 ) -> Vec<Stmt> {
     let own = lets(&body);
     let moves = |ix: &Ix| ix.mentions(var) && !own.iter().any(|v| ix.mentions(*v));
@@ -161,11 +174,62 @@ fn turn(
     out
 }
 
+/// The same where the next turn's elements are fetched after the steps of a tile, at whose end lanes meet last.
+fn turn_after(
+    proc: &mut Proc,
+    body: Vec<Stmt>,
+    var: Var,
+    next: &Ix,
+    fetched: &mut Vec<(Row, Buf, Ix)>,
+) -> Vec<Stmt> {
+    let own = lets(&body);
+    let moves = |ix: &Ix| ix.mentions(var) && !own.iter().any(|v| ix.mentions(*v));
+    let Some(meeting) = body.iter().rposition(|s| *s == Stmt::Meet) else {
+        return body;
+    };
+    let mut out = Vec::with_capacity(body.len() + 8);
+    let mut after = Vec::new();
+    let mut rows: Vec<(Row, usize, Buf, Ix)> = Vec::new();
+    for (at, stmt) in body.into_iter().enumerate() {
+        let load = match &stmt {
+            Stmt::LoadRow(regs, buf, ix) => Some((regs.clone(), *buf, ix.clone())),
+            Stmt::Set(reg, Rhs::Load(buf, ix)) => Some((vec![*reg], *buf, ix.clone())),
+            _ => None,
+        };
+        match load {
+            Some((regs, buf, ix))
+                if moves(&ix) && matches!(proc.buffer(buf).role, Role::Input(_)) =>
+            {
+                let same = |(_, count, b, i): &&(Row, usize, Buf, Ix)| {
+                    (*count, *b, i) == (regs.len(), buf, &ix)
+                };
+                let row = rows.iter().find(same).map(|(row, ..)| *row);
+                let row = row.unwrap_or_else(|| {
+                    let row = Row(proc.rows.len() as u32);
+                    proc.rows.push((proc.buffer(buf).dtype, regs.len() as u32));
+                    rows.push((row, regs.len(), buf, ix.clone()));
+                    row
+                });
+                let to = if at < meeting { &mut out } else { &mut after };
+                to.push(Stmt::Take(regs, row));
+            }
+            _ => out.push(stmt),
+        }
+    }
+    let fetch = |(row, _, buf, ix): &(Row, usize, Buf, Ix)| {
+        Stmt::Fetch(*row, *buf, ix.substitute(var, next))
+    };
+    after.extend(rows.iter().map(fetch));
+    let meeting = out.iter().rposition(|s| *s == Stmt::Meet).unwrap_or(0);
+    out.splice(meeting..meeting, after);
+    fetched.extend(rows.into_iter().map(|(row, _, buf, ix)| (row, buf, ix)));
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dtype::{Dtype, Ty};
-    use crate::loop_ir::Buf;
     use crate::sample::{empty, extent, for_, input, output};
 
     #[test]
@@ -184,7 +248,7 @@ mod tests {
         ];
         let time = for_(t, LoopKind::Serial, 0, extent(1), body);
         p.body = vec![for_(item, LoopKind::Core, 0, extent(0), vec![time])];
-        let text = ahead(p, 3, false).to_string();
+        let text = ahead(p, 3, Tiles::Never).to_string();
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let at = |line: &str| lines.iter().position(|l| *l == line);
         // Nothing is read before a loop that may have no turn.

@@ -11,6 +11,7 @@
 //! by the forward run are inputs after its last: \[chunks of time, axes of the state\], of the type of arithmetic.
 
 mod planner;
+mod retraced;
 mod sums;
 
 use selscan_dsl::scan::Scan;
@@ -213,6 +214,9 @@ impl Backward {
         }
         let mut out = Vec::new();
         for algorithm in algorithms {
+            if target.gpu.is_some() {
+                out.extend(blocks(algorithm, options.save));
+            }
             for &order in orders {
                 // Unrolled code beyond this takes seconds to compile, and more registers than there are.
                 if order == Order::Registers && held > MOST_HELD {
@@ -258,4 +262,30 @@ impl Backward {
         };
         self.stages.iter().map(of).collect()
     }
+}
+
+/// Schedules whose blocks run chunks of `save` steps again and trace them back: four threads a channel, where that divides a
+/// chunk, and states of half a chunk in registers at once.
+fn blocks(algorithm: Algorithm, save: u32) -> Vec<Schedule> {
+    let (warp, lanes) = (4, 32);
+    if !save.is_multiple_of(warp) {
+        return vec![];
+    }
+    let unroll = match save {
+        16.. if save.is_multiple_of(8) => 8,
+        _ => 4,
+    };
+    let shared = |share: u32| Schedule {
+        algorithm,
+        lanes,
+        warp,
+        tile: save / warp,
+        unroll,
+        ahead: 1,
+        share,
+        save,
+        threads: lanes * warp,
+        ..Schedule::plain(Order::Staged)
+    };
+    [2, 0].map(shared).to_vec()
 }

@@ -112,6 +112,7 @@ pub(crate) fn passes(
         save: 0,
         saved: vec![],
         replays: vec![],
+        retraced: 0,
         sums: None,
         recurrence: summary,
     };
@@ -142,6 +143,7 @@ pub(crate) fn passes(
         save: 0,
         saved: vec![],
         replays: vec![],
+        retraced: 0,
         sums: None,
         recurrence: carry,
     };

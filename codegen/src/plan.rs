@@ -19,7 +19,8 @@ use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
-use threads::{check_saved, check_scanned, check_share, check_staged, check_threads};
+pub(crate) use threads::check_share;
+use threads::{check_saved, check_scanned, check_staged, check_threads};
 
 /// Why a schedule does not fit a recurrence.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -57,6 +58,9 @@ pub struct Pass {
     pub saved: Vec<(Role, Dtype)>,
     /// What is run again, chunk by chunk, to have its states back.
     pub replays: Vec<Replay>,
+    /// How many of its first states are those of the kernel, run again chunk by chunk from where they were saved in the
+    /// same steps as the others; these run from the last step to the first. [`Order::Staged`] alone.
+    pub retraced: usize,
     /// Sums over the lane axis that are left in parts.
     pub sums: Option<Sums>,
 }
@@ -197,6 +201,7 @@ impl Plan {
                 })
                 .collect(),
             replays: vec![],
+            retraced: 0,
             sums: None,
         };
         let (passes, workspaces) = match schedule.algorithm {
@@ -365,6 +370,7 @@ pub(crate) fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Res
     let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
     let whole = target.lanes(options.compute);
     let warp = target.gpu.is_some() && s.lanes == 32 && s.warp == 1;
+    let warp = warp || pass.retraced > 0;
     if s.lanes != 1 && s.lanes != whole && !warp {
         return Err(Refusal(format!(
             "{} lanes of {} do not fill a vector of {}; use lanes=1 or lanes={whole}",

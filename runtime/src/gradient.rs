@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use selscan_codegen::{Backward, Dtype, Plan, Schedule, Ty, lower};
+use selscan_codegen::{Backward, Dtype, Plan, Schedule, Target, Ty, lower};
 use selscan_dsl::{Extents, InputId, Recurrence, StateId};
 
 use crate::args::Args;
@@ -148,7 +148,7 @@ impl Kernel {
         let mut call = Call::resolve(r, args)?;
         let prepared = self.prepared(&call.spec)?;
         let extents = call.extents(r, &prepared.specialized)?;
-        call.spec.save = self.steps(&call.spec, &extents);
+        call.spec.save = self.steps(self.device().target(), &call.spec, &extents);
         let fits = |c: &Checkpoints| c.spec == call.spec && c.extents == extents;
         let mut made = match checkpoints.take() {
             Some(earlier) if fits(&earlier) => earlier,
@@ -205,10 +205,10 @@ impl Kernel {
     }
 
     /// Steps of a chunk.
-    fn steps(&self, spec: &Spec, extents: &Extents) -> u32 {
-        let usual = match self.device() {
-            Device::Cpu(_) => STEPS_ON_CPU,
-            Device::Cuda(_) => STEPS_ON_GPU,
+    fn steps(&self, target: &Target, spec: &Spec, extents: &Extents) -> u32 {
+        let usual = match target.gpu {
+            None => STEPS_ON_CPU,
+            Some(_) => STEPS_ON_GPU,
         };
         let least = self.gradient.steps.unwrap_or(usual);
         let Some(limit) = self.gradient.limit else {
@@ -283,9 +283,23 @@ impl Kernel {
         extents: &Extents,
         by: &[&str],
     ) -> Result<Plan, Error> {
+        self.plan_backward_for(self.device().target(), spec, extents, by)
+    }
+
+    /// The same for another machine.
+    ///
+    /// # Errors
+    /// As [`Kernel::plan_backward`].
+    pub fn plan_backward_for(
+        &self,
+        target: &Target,
+        spec: &Spec,
+        extents: &Extents,
+        by: &[&str],
+    ) -> Result<Plan, Error> {
         let r = self.recurrence();
         let mut spec = spec.clone();
-        spec.save = self.steps(&spec, extents);
+        spec.save = self.steps(target, &spec, extents);
         let wanted = Wanted {
             given: spec.inputs.iter().map(Option::is_some).collect(),
             boundaries: spec.boundaries,
@@ -301,7 +315,7 @@ impl Kernel {
             adjoint,
             &own,
             &backward.extents(extents),
-            (spec.save, spec.compute()),
+            (spec.save, spec.compute(), target),
         )
     }
 
@@ -311,11 +325,10 @@ impl Kernel {
         adjoint: &Recurrence,
         spec: &Spec,
         extents: &Extents,
-        (save, compute): (u32, Ty),
+        (save, compute, target): (u32, Ty, &Target),
     ) -> Result<Plan, Error> {
         let mut options = spec.options(adjoint);
         (options.save, options.compute) = (save, compute);
-        let target = self.device().target();
         Ok(match self.gradient.schedule {
             Some(schedule) => {
                 backward.plan(extents, &options, target, &Schedule { save, ..schedule })?
@@ -345,7 +358,8 @@ impl Kernel {
         if let Some(code) = lock(known).get(&key) {
             return Ok(code.clone());
         }
-        let plan = self.plan_adjoint(backward, adjoint, &spec, extents, (save, compute))?;
+        let how = (save, compute, self.device().target());
+        let plan = self.plan_adjoint(backward, adjoint, &spec, extents, how)?;
         let code = self.device().code(&lower(&plan))?;
         let mut all = lock(known);
         if all.len() >= MOST_SHAPES {

@@ -1,13 +1,17 @@
 //! `selscan explain --grad`: the adjoint of a kernel as math. In: a kernel, what of it is given, and the names to
-//! differentiate by. Out: what goes in and comes out, the adjoint as a kernel, and each direction as a scan.
+//! differentiate by. Out: what goes in and comes out, the adjoint as a kernel, and each direction as a scan; or one stage of
+//! the compiler whole.
 
+use selscan_codegen::{Target, lower};
 use selscan_dsl::{Adjoint, Recurrence, Scan, When};
+use selscan_runtime::Cuda;
 use serde_json::{Value, json};
 
 use super::args::{ExplainArgs, Stage};
 use super::data;
 use super::explain::{body, classes, states_json};
 use super::failure::Failure;
+use super::job::{self, Job};
 use super::report::{Report, table};
 use super::source::Source;
 
@@ -38,9 +42,10 @@ pub fn explain(args: &ExplainArgs, by: &[String]) -> Result<Report, Failure> {
                     .map(|s| format!("{}\n{}", classes(s), s.recurrence));
                 each.collect::<Vec<_>>().join("\n")
             }
-            _ => {
+            Stage::Plan | Stage::Loops | Stage::Cuda => planned(args, stage, &names)?,
+            Stage::Clif | Stage::Asm => {
                 return Err(Failure::Usage(
-                    "gradients have the stages recurrence and scan: say one of these, or leave --stage out".into(),
+                    "gradients have the stages recurrence, scan, plan, loops and cuda: say one of these, or leave --stage out".into(),
                 ));
             }
         };
@@ -79,6 +84,27 @@ pub fn explain(args: &ExplainArgs, by: &[String]) -> Result<Report, Failure> {
         "states": scans.iter().flat_map(states_json).collect::<Vec<_>>(),
     });
     Ok(Report::new(text, json))
+}
+
+/// The plan of the gradients for made-up data, or what becomes of it.
+fn planned(args: &ExplainArgs, stage: Stage, by: &[&str]) -> Result<String, Failure> {
+    let device = job::device(args.kernel.device)?;
+    let job = Job::described(&args.kernel, None, &device)?;
+    let kernel = match args.schedule.schedule {
+        Some(schedule) => job.kernel.with_backward_schedule(schedule),
+        None => job.kernel.clone(),
+    };
+    let h200 = Target::h200();
+    let target = match stage {
+        Stage::Cuda if device.cuda().is_none() => &h200,
+        _ => device.target(),
+    };
+    let plan = kernel.plan_backward_for(target, &job.spec, &job.extents, by)?;
+    Ok(match stage {
+        Stage::Plan => plan.to_string(),
+        Stage::Loops => lower(&plan).to_string(),
+        _ => Cuda::source(&lower(&plan))?.text,
+    })
 }
 
 /// What the names that the primal does not have stand for: role, name, meaning.

@@ -112,7 +112,7 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
     };
     let lanes = width(&proc.body).unwrap_or(1);
     if !lanes.is_power_of_two()
-        || lanes > 32
+        || (lanes > 32 && lanes != proc.threads)
         || !proc.threads.is_multiple_of(32)
         || proc.threads > 1024
     {

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 
 use selscan_dsl::scan::Scan;
-use selscan_dsl::{AxisId, Extents, InputId, Recurrence, Reduction, StateId, When};
+use selscan_dsl::{AxisId, Extents, InputId, Recurrence, Reduction, StateDecl, StateId, When};
 
+use super::retraced::retraced;
 use super::{Backward, Stage};
 use crate::chunked::{check_saves, passes};
 use crate::dtype::Dtype;
@@ -15,7 +16,7 @@ use crate::loop_ir::{Ix, Role};
 use crate::lower::blocks;
 use crate::options::Options;
 use crate::plan::{
-    Pass, Plan, Refusal, Replay, Sums, check_pass, check_sizes, fixed_axes, multiples,
+    Pass, Plan, Refusal, Replay, Sums, check_pass, check_share, check_sizes, fixed_axes, multiples,
 };
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
@@ -146,8 +147,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    pub(super) fn pass(&self, scan: &Scan, structure: Structure, schedule: Schedule) -> Pass {
-        let rec = &scan.recurrence;
+    pub(super) fn pass(&self, rec: &Recurrence, structure: Structure, schedule: Schedule) -> Pass {
         Pass {
             name: rec.name.clone(),
             structure,
@@ -162,6 +162,7 @@ impl<'a> Planner<'a> {
             save: 0,
             saved: vec![],
             replays: vec![],
+            retraced: 0,
             sums: None,
             recurrence: rec.clone(),
         }
@@ -173,8 +174,17 @@ impl<'a> Planner<'a> {
         structure: &Structure,
         again: &[Structure],
     ) -> Result<(), Refusal> {
-        let rec = &stage.scan.recurrence;
-        let mut pass = self.pass(&stage.scan, structure.clone(), *self.schedule);
+        let staged = match self.schedule.order {
+            Order::Staged => Some(retraced(stage)?),
+            _ => None,
+        };
+        let adjoint = &stage.scan.recurrence;
+        let rec = staged.as_ref().map_or(adjoint, |(merged, _)| merged);
+        let own = staged
+            .as_ref()
+            .map(|(merged, _)| Structure::like(merged, adjoint, structure));
+        let structure = own.as_ref().unwrap_or(structure);
+        let mut pass = self.pass(rec, structure.clone(), *self.schedule);
         let starts = match self.schedule.algorithm {
             Algorithm::Sequential => None,
             Algorithm::Chunked { chunk } => {
@@ -190,6 +200,15 @@ impl<'a> Planner<'a> {
             )));
         }
         self.check_groups(pass.sums.as_ref(), structure)?;
+        let whole = structure
+            .lane
+            .is_none_or(|a| self.multiples[a.0 as usize] % i64::from(self.schedule.lanes) == 0);
+        if staged.is_some() && !whole {
+            return Err(Refusal(format!(
+                "order=staged does not fit {}: its lane axis has a rest beside blocks of {}; use fewer lanes",
+                rec.name, self.schedule.lanes
+            )));
+        }
         if self.target.gpu.is_some() && self.schedule.block > 1 && pass.sums.is_some() {
             return Err(Refusal(format!(
                 "{} has sums over its lanes, of which a block of a GPU leaves one; use block=1",
@@ -205,7 +224,12 @@ impl<'a> Planner<'a> {
             let role = self.stage_result(&decl.name, axes, decl.complex, (parts, None));
             pass.outputs.push(role);
         }
-        for s in rec.state_ids() {
+        if let Some((_, count)) = staged {
+            let of = |s: &StateDecl| self.saved(&s.name);
+            pass.saved = rec.states[..count].iter().map(of).collect();
+            (pass.retraced, pass.save) = (count, self.schedule.save);
+        }
+        for s in rec.state_ids().skip(pass.retraced) {
             let decl = rec.state(s);
             let k = s.0 as usize;
             if let Some(starts) = &starts {
@@ -235,7 +259,11 @@ impl<'a> Planner<'a> {
                 pass.last[k] = Some(role);
             }
         }
-        for ((scan, reads), structure) in stage.replays.iter().zip(again) {
+        let replays = match pass.retraced {
+            0 => &stage.replays[..],
+            _ => &[],
+        };
+        for ((scan, reads), structure) in replays.iter().zip(again) {
             pass.save = self.schedule.save;
             let replay = self.replay(scan, structure)?;
             let input = |name: &str| rec.input_named(name);
@@ -248,7 +276,7 @@ impl<'a> Planner<'a> {
                 pass: replay,
             });
         }
-        if !pass.replays.is_empty() && pass.save == 0 {
+        if !stage.replays.is_empty() && pass.save == 0 {
             return Err(Refusal(format!(
                 "{} reads states; save=STEPS says how many steps are run again at once",
                 rec.name
@@ -286,7 +314,7 @@ impl<'a> Planner<'a> {
             )));
         }
         let structure = Structure::like(rec, &stage.scan.recurrence, structure);
-        let mut whole = self.pass(&core, structure, *self.schedule);
+        let mut whole = self.pass(rec, structure, *self.schedule);
         whole.schedule.save = 0;
         if self.target.gpu.is_some() {
             // Nothing here is added up over threads.
@@ -444,13 +472,10 @@ impl<'a> Planner<'a> {
                 save: 0,
                 ..*self.schedule
             };
-            let mut pass = self.pass(scan, structure.clone(), schedule);
+            let mut pass = self.pass(rec, structure.clone(), schedule);
             pass.chunk = Some(self.schedule.save);
-            for s in rec.state_ids() {
-                let primal = self.backward.primal.state_named(&rec.state(s).name);
-                let number = self.sig.inputs.len() as u32 + primal.map_or(0, |s| s.0);
-                pass.initial[s.0 as usize] = Some((Role::Input(InputId(number)), compute));
-            }
+            let saved = rec.states.iter().map(|s| Some(self.saved(&s.name)));
+            pass.initial = saved.collect();
             pass.outputs = vec![(Role::Scratch, compute); rec.outputs.len()];
             match check_pass(&pass, self.options, self.target) {
                 Ok(()) => return Ok(pass),
@@ -460,10 +485,19 @@ impl<'a> Planner<'a> {
         Err(why)
     }
 
+    /// Where the forward run saved a state of the kernel.
+    fn saved(&self, name: &str) -> (Role, Dtype) {
+        let state = self.backward.primal.state_named(name);
+        let number = self.sig.inputs.len() as u32 + state.map_or(0, |s| s.0);
+        let dtype = self.options.compute_dtype();
+        (Role::Input(InputId(number)), dtype)
+    }
+
     pub(super) fn finish(self) -> Result<Plan, Refusal> {
         check_sizes(self.sig, self.extents)?;
         for pass in &self.passes {
             check_pass(pass, self.options, self.target)?;
+            check_share(pass, self.options, self.target, &self.multiples)?;
         }
         Ok(Plan {
             passes: self.passes,

@@ -171,7 +171,7 @@ impl Planner<'_> {
                     lanes,
                     ..Schedule::plain(order)
                 };
-                let mut pass = self.pass(scan, structure.clone(), schedule);
+                let mut pass = self.pass(&scan.recurrence, structure.clone(), schedule);
                 finish(&mut pass);
                 made = check_pass(&pass, self.options, self.target).map(|()| pass);
                 if made.is_ok() {

@@ -9,6 +9,7 @@ use selscan_dsl::{AxisId, AxisSet, InputId, Node, NodeId, Part, ReduceOp, StateI
 
 use super::chunks::Kept;
 use crate::dtype::{Dtype, Ty};
+use crate::ix::gcd;
 use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
 use crate::plan::{Pass, Plan};
 use crate::schedule::Order;
@@ -92,8 +93,10 @@ pub(super) struct Builder<'a> {
     pub lane_var: Option<Var>,
     /// A number that divides the count of steps.
     pub multiple_of_time: i64,
-    /// Among the threads that share an item: which one this is.
-    pub warp_var: Option<Var>,
+    /// Among the threads that share an item, or a point of its lane axis: which one this is.
+    pub thread: Option<Ix>,
+    /// Which point of its block's this thread has, where an item is a block.
+    pub channel: Ix,
     /// The inputs that lie in shared memory, a tile of time at once.
     pub shared_inputs: HashMap<InputId, Buf>,
     /// Where the elements of their next tile arrive, as they are.
@@ -126,7 +129,9 @@ impl<'a> Builder<'a> {
             multiples: plan.multiples.clone(),
             threads: pass.schedule.threads,
             resident: pass.schedule.resident,
-            apart: pass.schedule.order == Order::Staged && (2..32).contains(&pass.schedule.warp),
+            apart: pass.schedule.order == Order::Staged
+                && pass.retraced == 0
+                && (2..32).contains(&pass.schedule.warp),
             ..Proc::empty(&pass.name)
         };
         Builder::over(proc, plan, pass)
@@ -158,11 +163,14 @@ impl<'a> Builder<'a> {
             lane_var: None,
             // Of chunks any number may be left, but runs begin where they would if no states were saved on the way.
             multiple_of_time: match pass.schedule.order {
+                // Chunks of time consist of whole ones of those that are run again.
+                _ if pass.retraced > 0 => gcd(plan.multiple(rec.time), i64::from(pass.save)),
                 _ if pass.chunk.is_some() => 1,
                 Order::Registers | Order::Tiled | Order::Stepped if pass.save > 0 => 1,
                 _ => plan.multiple(rec.time),
             },
-            warp_var: None,
+            thread: None,
+            channel: Ix::Const(0),
             shared_inputs: HashMap::new(),
             raw_inputs: HashMap::new(),
             tile_start: Ix::Const(0),
@@ -334,6 +342,11 @@ impl<'a> Builder<'a> {
         self.push(AxisSet::EMPTY, None);
         self.frames[0].bound = self.grid;
         if let (Some(first), Some(axis)) = (first, self.pass.structure.lane) {
+            if self.pass.retraced > 0 {
+                self.whole_block(first, axis);
+                self.base = self.frames.len() - 1;
+                return;
+            }
             if lanes > 1 {
                 let var = self.proc.var("lane");
                 self.lane_var = Some(var);
@@ -360,20 +373,47 @@ impl<'a> Builder<'a> {
     /// Opens the loop over the threads that share the item, where there are several.
     fn share_out(&mut self) {
         let (warp, structure) = (self.pass.schedule.warp, &self.pass.structure);
-        (self.warp_var, self.shared) = (None, None);
+        (self.thread, self.shared) = (None, None);
         if warp < 2 {
             return;
         }
         let var = self.proc.var("thread");
         let (lo, hi) = (Ix::Const(0), Ix::Const(i64::from(warp)));
         self.push(AxisSet::EMPTY, Some((var, LoopKind::Lane(warp), lo, hi, 1)));
-        self.warp_var = Some(var);
+        self.thread = Some(Ix::Var(var));
         self.shared = match self.pass.schedule.order {
             Order::Scanned => Some(self.pass.recurrence.time),
             Order::Registers | Order::Tiled | Order::Stepped | Order::Staged => {
                 structure.state_inner.iter().next()
             }
         };
+    }
+
+    /// Opens the loop over the threads of a block that is one item: `lanes` points of the lane axis, each with `warp`
+    /// threads. Of the bits of a lane's number the lowest is its thread's, the next its point's, then the others of the
+    /// thread, as [`Proc::apart`] says why.
+    fn whole_block(&mut self, first: Var, axis: AxisId) {
+        let (points, warp) = (self.pass.schedule.lanes, self.pass.schedule.warp);
+        let var = self.proc.var("lane");
+        let (lo, hi) = (Ix::Const(0), Ix::Const(i64::from(points * warp)));
+        let kind = LoopKind::Lane(points * warp);
+        self.push(AxisSet::of(axis), Some((var, kind, lo, hi, 1)));
+        let bits = |from: i64, count: i64| {
+            let above = Ix::Var(var) / Ix::Const(from);
+            above.clone() - above / Ix::Const(count) * Ix::Const(count)
+        };
+        let warp = i64::from(warp);
+        let own = bits(1, 2) + bits(4, warp / 2) * Ix::Const(2);
+        let near = bits(2, 2) + bits(2 * warp, 16 / warp) * Ix::Const(2);
+        self.channel = Ix::Var(var) / Ix::Const(32) * Ix::Const(32 / warp) + near;
+        (self.lane_var, self.thread) = (Some(var), Some(own));
+        self.shared = self.pass.structure.state_inner.iter().next();
+        self.at[axis.0 as usize] = Some(Ix::Var(first) + self.channel.clone());
+    }
+
+    /// This thread's number among those that share what it has.
+    pub fn thread_ix(&self) -> Ix {
+        self.thread.clone().unwrap_or(Ix::Const(0))
     }
 
     /// `then` where lhs < rhs, else `els`.
@@ -411,9 +451,9 @@ impl<'a> Builder<'a> {
     /// A store of a value over `axes`: by one of the threads that share the item, unless each has points of its own.
     pub fn store(&mut self, axes: &[AxisId], store: Stmt) {
         let own = self.shared.is_none_or(|axis| axes.contains(&axis));
-        match self.warp_var {
+        match self.thread.clone() {
             Some(thread) if !own => self.stmt(Stmt::If {
-                lhs: Ix::Var(thread),
+                lhs: thread,
                 rhs: Ix::Const(1),
                 then: vec![store],
                 els: vec![],
@@ -425,10 +465,10 @@ impl<'a> Builder<'a> {
     /// How many points of an unrolled axis this thread has, and the first of them.
     pub fn own_points(&self, axis: AxisId) -> (i64, Ix) {
         let all = self.known(axis);
-        match self.warp_var {
+        match self.thread.clone() {
             Some(thread) if self.shared == Some(axis) => {
                 let own = all / i64::from(self.pass.schedule.warp);
-                (own, Ix::Var(thread) * Ix::Const(own))
+                (own, thread * Ix::Const(own))
             }
             _ => (all, Ix::Const(0)),
         }
@@ -477,6 +517,10 @@ impl<'a> Builder<'a> {
         if let Some(frame) = self.frames.last_mut() {
             frame.stmts.push(stmt);
         }
+    }
+    /// Appends statements to the innermost open loop.
+    pub fn extend(&mut self, stmts: Vec<Stmt>) {
+        stmts.into_iter().for_each(|stmt| self.stmt(stmt));
     }
     /// Sets a new register in the innermost open loop.
     pub fn set(&mut self, ty: Ty, rhs: Rhs) -> Reg {

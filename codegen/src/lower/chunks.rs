@@ -38,7 +38,7 @@ pub(super) struct Kept {
 
 impl<'a> Builder<'a> {
     /// An index in a variable of its own.
-    fn named(&mut self, name: &str, ix: Ix) -> Ix {
+    pub fn named(&mut self, name: &str, ix: Ix) -> Ix {
         let var = self.proc.var(name);
         self.stmt(Stmt::Let(var, ix));
         Ix::Var(var)

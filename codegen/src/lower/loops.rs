@@ -163,9 +163,9 @@ impl Builder<'_> {
         }
     }
 
-    /// Whether states run from the last step to the first.
+    /// Whether steps are counted from the last moment to the first.
     pub fn runs_back(&self) -> bool {
-        self.pass.recurrence.states.iter().any(|s| s.reverse)
+        self.pass.retraced == 0 && self.pass.recurrence.states.iter().any(|s| s.reverse)
     }
 
     /// The steps, in running order, of a part of time.

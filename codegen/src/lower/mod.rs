@@ -12,6 +12,7 @@ mod memory;
 mod nest;
 mod number;
 mod registers;
+mod retraced;
 mod run;
 mod scanned;
 mod shared;
@@ -23,7 +24,7 @@ mod values;
 
 use selscan_dsl::AxisId;
 
-use crate::ahead::ahead;
+use crate::ahead::{Tiles, ahead};
 use crate::loop_ir::{Ix, LoopKind, Proc, Program, Stmt, Var};
 use crate::narrow::is_narrow;
 use crate::plan::{Pass, Plan};
@@ -44,7 +45,11 @@ pub fn lower(plan: &Plan) -> Program {
         if plan.wide {
             proc = wide(proc);
             if pass.schedule.ahead > 0 {
-                let tiles = pass.schedule.order == Order::Staged;
+                let tiles = match (pass.schedule.order, pass.retraced) {
+                    (Order::Staged, 0) => Tiles::Before,
+                    (Order::Staged, _) => Tiles::After,
+                    _ => Tiles::Never,
+                };
                 proc = ahead(proc, pass.schedule.ahead, tiles);
             }
             proc.narrow = is_narrow(&proc, &plan.extents);

@@ -36,7 +36,7 @@ impl Open {
         if !b.shared_inputs.is_empty() {
             // Tile by tile, each from what the block copied.
             let tile = i64::from(b.pass.schedule.tile);
-            b.begin_shared(&lo, &hi);
+            b.begin_shared(&lo, &hi, &lo);
             b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), tile, |b, start| {
                 let next = start.clone() + Ix::Const(tile);
                 b.fill_shared(&start);

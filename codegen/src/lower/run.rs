@@ -27,7 +27,7 @@ impl Run {
 
     /// This thread's run of the tile that begins at `start`, all of which is before the end.
     pub fn whole(b: &Builder<'_>, start: &Ix) -> Run {
-        let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+        let thread = b.thread_ix();
         Run {
             first: start.clone() + thread * Ix::Const(sizes(b).0),
             last: None,

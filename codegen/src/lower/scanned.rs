@@ -63,7 +63,7 @@ pub(super) fn lower(b: &mut Builder<'_>) {
     if b.shared_inputs.is_empty() {
         b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), run * warp, each);
     } else {
-        b.begin_shared(&lo, &hi);
+        b.begin_shared(&lo, &hi, &lo);
         b.serial("span", AxisSet::EMPTY, lo, hi.clone(), span, |b, start| {
             b.fill_shared(&start);
             if pass.schedule.tiles == 1 {
@@ -452,7 +452,7 @@ fn exponential(b: &mut Builder<'_>, run: &Masked, a: Parts, steps: i64) -> Optio
 /// one are kept.
 fn scan(b: &mut Builder<'_>, run: &Masked, chains: &mut [&mut Chain]) {
     let warp = b.pass.schedule.warp as u8;
-    let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+    let thread = b.thread_ix();
     for chain in chains.iter_mut() {
         if let Some(alive) = run.alive {
             chain.end = chosen(b, alive, chain.end, 0.0);

@@ -259,8 +259,9 @@ impl Builder<'_> {
         }
     }
 
-    /// Before the loop over tiles, from step `lo` to `hi`: what the first turn finds already there.
-    pub fn begin_shared(&mut self, lo: &Ix, hi: &Ix) {
+    /// Before the loop over tiles, from step `lo` to `hi`, of which the one that begins at `first` comes first: what the first
+    /// turn finds already there.
+    pub fn begin_shared(&mut self, lo: &Ix, hi: &Ix, first: &Ix) {
         if self.raw_inputs.is_empty() {
             return;
         }
@@ -269,10 +270,10 @@ impl Builder<'_> {
             lo.clone(),
             hi.clone(),
             |b| {
-                b.copy_all(lo);
+                b.copy_all(first);
                 if b.in_halves() {
                     b.stmt(Stmt::Sync);
-                    b.refill(lo);
+                    b.refill(first, first);
                 }
             },
             |_| {},
@@ -285,12 +286,12 @@ impl Builder<'_> {
             return;
         }
         self.tile_start = start.clone();
-        let next = start.clone() + Ix::Const(steps(self.pass));
+        let next = self.next_tile(start);
         self.stmt(Stmt::Sync);
         if self.in_halves() {
             self.tile_half = self.half(start);
             let own = self.tile_half.clone();
-            self.refill(&next);
+            self.refill(&next, &(start.clone() + Ix::Const(steps(self.pass))));
             self.tile_half = own;
             return;
         }
@@ -300,6 +301,15 @@ impl Builder<'_> {
         self.stmt(Stmt::Sync);
         // The next tile's elements are on their way while this one is run through.
         self.copy_all(&next);
+    }
+
+    /// Where the tile after the one that begins at `start` begins: before it, down to 0, where steps are traced back.
+    fn next_tile(&self, start: &Ix) -> Ix {
+        let span = Ix::Const(steps(self.pass));
+        match self.pass.retraced {
+            0 => start.clone() + span,
+            _ => start.clone() - start.clone().min(span),
+        }
     }
 
     /// Whether tiles lie in two halves in turn.
@@ -318,11 +328,11 @@ impl Builder<'_> {
         Ix::Var(var)
     }
 
-    /// Puts the tile that begins at step `start`, which has arrived, into its half; the one after it is on its way from
-    /// then on. Each thread reads what has arrived in a place before it sends for what comes there next.
-    fn refill(&mut self, start: &Ix) {
-        self.tile_half = self.half(start);
-        let after = start.clone() + Ix::Const(steps(self.pass));
+    /// Puts the tile that begins at step `start`, which has arrived, into the half of the one at `place`; the one after it is on
+    /// its way from then on. Each thread reads what has arrived in a place before it sends for what comes there next.
+    fn refill(&mut self, start: &Ix, place: &Ix) {
+        self.tile_half = self.half(place);
+        let after = self.next_tile(start);
         for (input, index, to) in self.sorted_shared() {
             self.fill(input, &index, to, start, Some(&after));
         }
@@ -551,7 +561,7 @@ impl Builder<'_> {
         if pass.schedule.order == Order::Scanned {
             let (unit, run) = (self.run_unit(input), i64::from(pass.schedule.tile));
             let k = self.copy[time.0 as usize];
-            let thread = self.warp_var.map_or(Ix::Const(0), Ix::Var);
+            let thread = self.thread_ix();
             let tile = i64::from(pass.schedule.warp) * run;
             let number = (self.tile_now.clone() - self.tile_start.clone()) / Ix::Const(tile);
             let point = number * Ix::Const(self.inner_points(input)) + point;

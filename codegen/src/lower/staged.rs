@@ -22,35 +22,77 @@ use selscan_dsl::{AxisId, AxisSet, Node, NodeId, ReduceOp, Type};
 
 use super::builder::{Builder, Slot, Stored};
 use super::registers::{self, Held};
+use super::retraced;
 use super::run::{Run, at_step, outputs, store};
-use super::values::reduce_op;
 use crate::dtype::Dtype;
-use crate::loop_ir::{Buf, BufferDecl, Ix, LoopOp, Reg, Rhs, Role, Stmt};
+use crate::loop_ir::{Buf, BufferDecl, Ix, Reg, Rhs, Role, Stmt};
 use crate::plan::Pass;
 use crate::schedule::Order;
 use crate::structure::{Level, reads_own_point};
 
 /// Elements between the runs of two threads that are left out, so that threads do not meet in one bank.
-const GAP: i64 = 4;
+pub(super) const GAP: i64 = 4;
 
 /// A reduction over the points of the states.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sum {
-    id: NodeId,
-    op: ReduceOp,
-    axis: AxisId,
-    x: NodeId,
+    pub id: NodeId,
+    pub op: ReduceOp,
+    pub axis: AxisId,
+    pub x: NodeId,
+}
+
+/// What a step of the states reads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reads {
+    /// What varies in time but not over the states' points, in the order of the graph.
+    pub before: Vec<NodeId>,
+    /// The inputs besides, point by point.
+    pub inputs: Vec<NodeId>,
+}
+
+impl Reads {
+    /// What `roots` read, each at the points of the states.
+    fn of(pass: &Pass, mut open: Vec<NodeId>) -> Result<Reads, String> {
+        let (rec, structure) = (&pass.recurrence, &pass.structure);
+        let graph = &rec.graph;
+        let mut reads = Reads::default();
+        let mut seen = vec![false; graph.len()];
+        while let Some(id) = open.pop() {
+            if std::mem::replace(&mut seen[id.0 as usize], true) {
+                continue;
+            }
+            let node = graph.node(id);
+            let apart = structure.inner_axes(rec, id).is_empty();
+            let level = structure.level(id);
+            match node {
+                Node::Reduce { .. } => return Err("a state reads a sum over states".into()),
+                Node::Const(_) | Node::Extent(_) | Node::Index(_) | Node::State { .. } => {}
+                _ if level == Level::Invariant => {}
+                _ if apart && level == Level::Stream && graph.ty(id) == Type::Real => {
+                    reads.before.push(id);
+                }
+                Node::Input { .. } => reads.inputs.push(id),
+                _ => open.extend(node.operands()),
+            }
+        }
+        reads.before.sort_unstable();
+        reads.inputs.sort_unstable();
+        Ok(reads)
+    }
 }
 
 /// A pass taken apart.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
-    /// What the states' updates and the sums read that varies in time but not over the states' points.
-    pub before: Vec<NodeId>,
-    /// The inputs that they read besides, point by point.
-    pub inputs: Vec<NodeId>,
+    /// What the states' updates, the sums over states and outputs at their points read.
+    pub reads: Reads,
+    /// What the states that are run again read alone.
+    pub again: Reads,
     /// What the outputs read of the states.
     pub sums: Vec<Sum>,
+    /// Outputs at the states' points: sums over the lane axis.
+    pub outputs: Vec<usize>,
 }
 
 impl Parts {
@@ -62,8 +104,21 @@ impl Parts {
         let [axis] = inner[..] else {
             return Err(format!("it has {} inner axes, not 1", inner.len()));
         };
-        if let Some(output) = rec.outputs.iter().find(|o| o.axes.contains(&axis)) {
-            return Err(format!("output {} has inner axes", output.name));
+        let summed = |k: usize| {
+            let sums = pass.sums.as_ref().filter(|_| pass.retraced > 0);
+            sums.is_some_and(|sums| sums.outputs[k].is_some())
+        };
+        let mut outputs = Vec::new();
+        for (k, output) in rec.outputs.iter().enumerate() {
+            match (summed(k), output.axes.contains(&axis)) {
+                (true, true) if !output.complex => outputs.push(k),
+                (false, false) => {}
+                (true, _) => {
+                    let name = &output.name;
+                    return Err(format!("sum {name} is complex or has no inner axes"));
+                }
+                (false, true) => return Err(format!("output {} has inner axes", output.name)),
+            }
         }
         let mut sums = Vec::new();
         for id in graph.reachable(&rec.roots()) {
@@ -84,37 +139,22 @@ impl Parts {
                 _ => {}
             }
         }
-        let mut parts = Parts {
-            before: Vec::new(),
-            inputs: Vec::new(),
-            sums,
+        let updates = |first: usize, count: usize| {
+            let states = rec.states.iter().zip(&structure.late);
+            let own = states.filter(|(_, late)| pass.retraced == 0 || !**late);
+            let own = own.skip(first).take(count);
+            own.flat_map(|(s, _)| [Some(s.update), s.update_im])
+                .flatten()
         };
-        let mut open: Vec<NodeId> = parts.sums.iter().map(|s| s.x).collect();
-        for state in &rec.states {
-            open.extend([Some(state.update), state.update_im].into_iter().flatten());
-        }
-        let mut seen = vec![false; graph.len()];
-        while let Some(id) = open.pop() {
-            if std::mem::replace(&mut seen[id.0 as usize], true) {
-                continue;
-            }
-            let node = graph.node(id);
-            let apart = structure.inner_axes(rec, id).is_empty();
-            let level = structure.level(id);
-            match node {
-                Node::Reduce { .. } => return Err("a state reads a sum over states".into()),
-                Node::Const(_) | Node::Extent(_) | Node::Index(_) | Node::State { .. } => {}
-                _ if level == Level::Invariant => {}
-                _ if apart && level == Level::Stream && graph.ty(id) == Type::Real => {
-                    parts.before.push(id);
-                }
-                Node::Input { .. } => parts.inputs.push(id),
-                _ => open.extend(node.operands()),
-            }
-        }
-        parts.before.sort_unstable();
-        parts.inputs.sort_unstable();
-        Ok(parts)
+        let mut open: Vec<NodeId> = sums.iter().map(|s| s.x).collect();
+        open.extend(outputs.iter().map(|&k| rec.outputs[k].value));
+        open.extend(updates(pass.retraced, rec.states.len()));
+        Ok(Parts {
+            reads: Reads::of(pass, open)?,
+            again: Reads::of(pass, updates(0, pass.retraced).collect())?,
+            sums,
+            outputs,
+        })
     }
 }
 
@@ -141,7 +181,11 @@ pub(crate) fn exchange_bytes(pass: &Pass, compute: Dtype) -> u64 {
     let Ok(parts) = Parts::of(pass) else {
         return 0;
     };
-    let elements = parts.before.len() as i64 * row(pass) + parts.sums.len() as i64 * rows(pass);
+    if pass.retraced > 0 {
+        return retraced::elements(pass, &parts) as u64 * compute.bytes() as u64;
+    }
+    let elements =
+        parts.reads.before.len() as i64 * row(pass) + parts.sums.len() as i64 * rows(pass);
     let items = pass.schedule.threads / pass.schedule.warp.max(1);
     u64::from(items) * elements as u64 * compute.bytes() as u64
 }
@@ -156,23 +200,28 @@ struct Stage {
     held: Vec<Held>,
 }
 
+/// New memory that the threads of an item have in common.
+pub(super) fn memory(b: &mut Builder<'_>, name: String, len: i64) -> Buf {
+    b.proc.buffers.push(BufferDecl {
+        name,
+        role: Role::Exchange,
+        dtype: b.ty.storage(),
+        len: Ix::Const(len),
+    });
+    Buf(b.proc.buffers.len() as u32 - 1)
+}
+
 pub(super) fn lower(b: &mut Builder<'_>) {
     let pass = b.pass;
+    if pass.retraced > 0 {
+        return retraced::lower(b);
+    }
     // The plan has made sure that there are parts.
     let (Ok(parts), Some(axis)) = (Parts::of(pass), pass.structure.inner.iter().next()) else {
         return;
     };
     let stage = |b: &mut Builder<'_>| {
-        let memory = |b: &mut Builder<'_>, name: String, len: i64| {
-            b.proc.buffers.push(BufferDecl {
-                name,
-                role: Role::Exchange,
-                dtype: b.ty.storage(),
-                len: Ix::Const(len),
-            });
-            Buf(b.proc.buffers.len() as u32 - 1)
-        };
-        let before = parts.before.iter().enumerate();
+        let before = parts.reads.before.iter().enumerate();
         let before = before.map(|(k, &id)| (id, memory(b, format!("before{k}"), row(pass))));
         let before = before.collect();
         let sums = parts.sums.iter().enumerate();
@@ -182,7 +231,7 @@ pub(super) fn lower(b: &mut Builder<'_>) {
         Stage {
             axis,
             before,
-            inputs: parts.inputs.clone(),
+            inputs: parts.reads.inputs.clone(),
             sums,
             held: registers::open(b, &slots),
             slots,
@@ -193,7 +242,7 @@ pub(super) fn lower(b: &mut Builder<'_>) {
         let (lo, hi) = b.steps();
         b.open_shared();
         let span = i64::from(pass.schedule.tile * pass.schedule.warp);
-        b.begin_shared(&lo, &hi);
+        b.begin_shared(&lo, &hi, &lo);
         b.serial("tile", AxisSet::EMPTY, lo, hi.clone(), span, |b, start| {
             tile(b, &stage, start, hi);
         });
@@ -206,7 +255,8 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
     let run = i64::from(b.pass.schedule.tile);
     let own = Run::of(b, &start, &hi);
     // The block's meeting is this item's too, unless what is before it reads what the block puts down for it.
-    let early = b.in_halves() && !reads_shared(b, stage);
+    let roots: Vec<NodeId> = stage.before.iter().map(|&(id, _)| id).collect();
+    let early = b.in_halves() && !reads_shared(b, &roots);
     if !early {
         b.fill_shared(&start);
     }
@@ -278,12 +328,11 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
     b.shared = Some(stage.axis);
 }
 
-/// Whether what the states need of a thread's run reads inputs that the block shares.
-fn reads_shared(b: &Builder<'_>, stage: &Stage) -> bool {
+/// Whether `roots`, what the states need of a thread's run, read inputs that the block shares.
+pub(super) fn reads_shared(b: &Builder<'_>, roots: &[NodeId]) -> bool {
     let graph = &b.pass.recurrence.graph;
-    let roots: Vec<NodeId> = stage.before.iter().map(|&(id, _)| id).collect();
     let shared = |&id: &NodeId| matches!(graph.node(id), Node::Input { input, .. } if b.shared_inputs.contains_key(input));
-    graph.reachable(&roots).iter().any(shared)
+    graph.reachable(roots).iter().any(shared)
 }
 
 /// What the states need of this thread's run.
@@ -295,7 +344,7 @@ fn before(b: &mut Builder<'_>, stage: &Stage, own: &Run) {
             stage.before.iter().map(|&(id, _)| b.value(id)).collect()
         }));
     }
-    let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+    let thread = b.thread_ix();
     for (v, &(_, buf)) in stage.before.iter().enumerate() {
         for (k, at) in values.iter().enumerate() {
             let ix = thread.clone() * Ix::Const(piece(b.pass)) + Ix::Const(k as i64);
@@ -328,7 +377,7 @@ fn save(b: &mut Builder<'_>, stage: &Stage, first: &Ix, (run, k): (i64, i64)) {
 /// One step of the states, and this thread's part of each sum.
 fn between(b: &mut Builder<'_>, stage: &Stage) {
     registers::step(b, &stage.slots, &stage.held, |b| {
-        let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+        let thread = b.thread_ix();
         for &(sum, buf) in &stage.sums {
             let part = b.part(sum.op, sum.axis, sum.x);
             let ix = thread.clone() * Ix::Const(row(b.pass) + GAP) + b.local.clone();
@@ -340,34 +389,37 @@ fn between(b: &mut Builder<'_>, stage: &Stage) {
 /// The outputs of this thread's run.
 fn after(b: &mut Builder<'_>, stage: &Stage, own: &Run, known: HashMap<(NodeId, Vec<i64>), Reg>) {
     let pass = b.pass;
-    let graph = &pass.recurrence.graph;
     if let Some(frame) = b.frames.last_mut() {
         frame.memo.extend(known);
     }
-    let thread = b.warp_var.map_or(Ix::Const(0), Ix::Var);
+    let thread = b.thread_ix();
     let all: Vec<usize> = (0..pass.recurrence.outputs.len()).collect();
     let mut values = Vec::new();
     for k in 0..i64::from(pass.schedule.tile) {
         at_step(b, own, k, |b| {
             for &(sum, buf) in &stage.sums {
                 let local = thread.clone() * Ix::Const(piece(pass)) + Ix::Const(k);
-                let part = |b: &mut Builder<'_>, of: i64| {
-                    let ix = Ix::Const(of * (row(pass) + GAP)) + local.clone();
-                    b.set(b.ty(), Rhs::Load(buf, ix))
-                };
-                let mut total = part(b, 0);
-                for of in 1..i64::from(pass.schedule.warp) {
-                    let other = part(b, of);
-                    let both = Rhs::Op(LoopOp::Math(reduce_op(sum.op)), vec![total, other]);
-                    total = b.set(b.ty(), both);
-                }
-                let key = (sum.id, b.copy_key(graph.axes(sum.id)));
-                if let Some(frame) = b.frames.last_mut() {
-                    frame.memo.insert(key, total);
-                }
+                total(b, sum, buf, (local, row(pass) + GAP));
             }
             values.extend(outputs(b, &all, k));
         });
     }
     store(b, own, &values);
+}
+
+/// A sum over states at the present step: the parts of all threads, the first at `first`, the next `apart` elements from there.
+pub(super) fn total(b: &mut Builder<'_>, sum: Sum, buf: Buf, (first, apart): (Ix, i64)) {
+    let mut total: Option<Reg> = None;
+    for of in 0..i64::from(b.pass.schedule.warp) {
+        let part = Rhs::Load(buf, Ix::Const(of * apart) + first.clone());
+        let part = b.set(b.ty(), part);
+        total = Some(match total {
+            None => part,
+            Some(total) => b.combine(sum.op, total, part),
+        });
+    }
+    let key = (sum.id, b.copy_key(b.pass.recurrence.graph.axes(sum.id)));
+    if let (Some(frame), Some(total)) = (b.frames.last_mut(), total) {
+        frame.memo.insert(key, total);
+    }
 }

@@ -74,7 +74,7 @@ impl Builder<'_> {
     }
 
     /// The index of an output's element in its part.
-    fn part_ix(&self, output: usize, part: Part, lane: Ix) -> Ix {
+    pub fn part_ix(&self, output: usize, part: Part, lane: Ix) -> Ix {
         let decl = &self.pass.recurrence.outputs[output];
         let mut ix = Ix::Const(0);
         if let (Some(sums), Some(own)) = (&self.pass.sums, &self.part) {
@@ -158,18 +158,7 @@ impl Builder<'_> {
         let Some(lane) = self.lane_var else { return };
         let mut far: u32 = 16;
         while values.len() > 1 {
-            let upper = self.lane_bit(lane, far);
-            let half = values.len() / 2;
-            let pairs: Vec<(Reg, Reg)> = (0..half).map(|i| (values[i], values[i + half])).collect();
-            values.clear();
-            for (low, high) in pairs {
-                let select = LoopOp::Math(selscan_dsl::Op::Select);
-                let own = self.set(self.ty, Rhs::Op(select, vec![upper, high, low]));
-                let other = self.set(self.ty, Rhs::Op(select, vec![upper, low, high]));
-                let theirs = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![other]);
-                let theirs = self.set(self.ty, theirs);
-                values.push(self.combine(selscan_dsl::ReduceOp::Sum, own, theirs));
-            }
+            values = self.halved(&values, (lane, far));
             far /= 2;
         }
         let Some(left) = values.pop() else { return };
@@ -178,6 +167,23 @@ impl Builder<'_> {
         let first = self.part_ix(output, Part::Real, Ix::Const(0));
         let ix = first + Ix::Var(lane) / Ix::Const(alike);
         self.stmt(Stmt::Store(self.outputs[output], ix, sum));
+    }
+
+    /// Half of an even number of values, each added to what the lane has whose number differs in a bit: the upper half where the
+    /// bit is set.
+    pub fn halved(&mut self, values: &[Reg], (lane, bit): (Var, u32)) -> Vec<Reg> {
+        let upper = self.lane_bit(lane, bit);
+        let (low, high) = values.split_at(values.len() / 2);
+        let mut out = Vec::new();
+        for (&low, &high) in low.iter().zip(high) {
+            let select = LoopOp::Math(selscan_dsl::Op::Select);
+            let own = self.set(self.ty, Rhs::Op(select, vec![upper, high, low]));
+            let other = self.set(self.ty, Rhs::Op(select, vec![upper, low, high]));
+            let theirs = Rhs::Op(LoopOp::ShuffleXor(bit as u8), vec![other]);
+            let theirs = self.set(self.ty, theirs);
+            out.push(self.combine(selscan_dsl::ReduceOp::Sum, own, theirs));
+        }
+        out
     }
 
     /// Whether a bit of the lane's number is set; computed once an item.

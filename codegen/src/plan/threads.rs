@@ -56,12 +56,17 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
     if let Err(why) = Parts::of(pass) {
         return no(&why);
     }
-    if pass.chunk.is_some() {
-        return no("time is chunked");
+    if pass.retraced > 0 {
+        check_retraced(pass)?;
+    } else {
+        if pass.chunk.is_some() {
+            return no("time is chunked");
+        }
+        if s.warp < 2 || s.lanes > 1 || s.block > 1 {
+            return no("wanted are warp=2 or more, lanes=1 and block=1");
+        }
     }
-    if s.warp < 2 || s.lanes > 1 || s.block > 1 {
-        return no("wanted are warp=2 or more, lanes=1 and block=1");
-    }
+    let steps = if pass.retraced > 0 { s.unroll } else { s.tile };
     let states: u64 = rec
         .states
         .iter()
@@ -73,7 +78,7 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
             inner.fold(1, |n: u64, &a| n.saturating_mul(known(pass, a)))
         })
         .sum();
-    if (states / u64::from(s.warp)).saturating_mul(u64::from(s.tile)) > MOST_STAGED {
+    if (states / u64::from(s.warp)).saturating_mul(u64::from(steps)) > MOST_STAGED {
         return no("a thread would unroll too many points; use a smaller tile or a larger warp");
     }
     let bytes = exchange_bytes(pass, options.compute_dtype());
@@ -89,9 +94,38 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
     Ok(())
 }
 
+/// Whether chunks of time can be traced back by the threads of a block together.
+fn check_retraced(pass: &Pass) -> Result<(), Refusal> {
+    let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
+    let no = |why: &str| unfit(pass, why);
+    if structure.lane.is_none() {
+        return no("it has no axis whose points are independent");
+    }
+    if s.warp < 2 || s.warp > 16 || s.block > 1 || s.lanes * s.warp != s.threads {
+        return no("wanted are warp=2 to 16, block=1 and lanes times warp as many as threads");
+    }
+    if s.tile * s.warp != s.save || !s.save.is_multiple_of(s.unroll) {
+        return no("wanted are tile times warp as many steps as save, and unroll a part of these");
+    }
+    if pass.sums.is_none() {
+        return no("no gradient is a sum over channels");
+    }
+    for (state, late) in rec.states.iter().zip(&structure.late) {
+        let inner = state.axes.iter().any(|&a| structure.inner.contains(a));
+        if inner == *late {
+            return no(&format!(
+                "state {} has other inner axes than the others",
+                state.name
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Whether states are saved, or had back, chunk by chunk by an order that can.
 pub(super) fn check_saved(pass: &Pass) -> Result<(), Refusal> {
-    if pass.save == 0 || !matches!(pass.schedule.order, Order::Scanned | Order::Staged) {
+    let own = matches!(pass.schedule.order, Order::Scanned | Order::Staged);
+    if pass.save == 0 || pass.retraced > 0 || !own {
         return Ok(());
     }
     if !pass.replays.is_empty() {
@@ -107,7 +141,7 @@ pub(super) fn check_saved(pass: &Pass) -> Result<(), Refusal> {
 }
 
 /// Whether blocks are full and of one row each, so that their threads can share inputs.
-pub(super) fn check_share(
+pub(crate) fn check_share(
     pass: &Pass,
     options: &Options,
     target: &Target,
@@ -138,7 +172,8 @@ pub(super) fn check_share(
     let time = pass.recurrence.time;
     let runs = s.order == Order::Scanned && multiple(time) % i64::from(s.tile) != 0;
     let reverse = pass.recurrence.states.iter().any(|s| s.reverse);
-    if pass.chunk.is_some() || runs || reverse {
+    let apart = pass.chunk.is_some() || reverse;
+    if runs || (apart && pass.retraced == 0) {
         return no("time is chunked, reversed or no multiple of tile".into());
     }
     if !matches!(s.order, Order::Scanned | Order::Registers | Order::Staged) {
@@ -216,8 +251,9 @@ pub(super) fn check_threads(pass: &Pass, target: &Target) -> Result<(), Refusal>
             return no(format!("points of {} meet", rec.axis_name(axis)));
         }
     }
-    let whole = |axes: &[AxisId]| axes.contains(&axis);
-    if !rec.states.iter().all(|s| whole(&s.axes)) {
+    let late = |s: usize| pass.retraced > 0 && structure.late[s];
+    let mut states = rec.states.iter().enumerate();
+    if !states.all(|(k, s)| late(k) || s.axes.contains(&axis)) {
         return no(format!("not every state has {}", rec.axis_name(axis)));
     }
     Ok(())

@@ -111,7 +111,7 @@ impl<'a> Emitter<'a> {
                         let width = if self.together || self.shares {
                             32
                         } else {
-                            *width
+                            (*width).min(32)
                         };
                         self.line(depth, lane_mask(width));
                     }
@@ -230,6 +230,8 @@ impl<'a> Emitter<'a> {
                 self.line(depth, "arrived();");
                 self.line(depth, "__syncthreads();");
             }
+            // An item is a block, of which all threads are there or none.
+            Stmt::Meet if self.lanes > 32 => self.line(depth, "__syncthreads();"),
             // Either all threads of a warp are there, or an item is a whole one.
             Stmt::Meet if self.together || self.shares || self.lanes == 32 => {
                 self.line(depth, "__syncwarp();");
@@ -362,7 +364,8 @@ impl<'a> Emitter<'a> {
                 x[0], x[1]
             )
         };
-        let shuffle = |name: &str, k: u8| format!("{name}(mask, {}, {k}, {})", x[0], self.lanes);
+        let lanes = self.lanes.min(32);
+        let shuffle = |name: &str, k: u8| format!("{name}(mask, {}, {k}, {lanes})", x[0]);
         Ok(match op {
             LoopOp::Math(math) => match math {
                 Op::Neg => format!("-{}", x[0]),
@@ -428,8 +431,8 @@ impl<'a> Emitter<'a> {
             LoopOp::ShuffleUp(k) => shuffle("__shfl_up_sync", k),
             LoopOp::ShuffleXor(k) => shuffle("__shfl_xor_sync", k),
             LoopOp::Broadcast(k) => shuffle("__shfl_sync", k),
-            LoopOp::FmaUp(k) => format!("fma_up<{k}, {}>(mask, {}, {})", self.lanes, x[0], x[1]),
-            LoopOp::MulUp(k) => format!("mul_up<{k}, {}>(mask, {})", self.lanes, x[0]),
+            LoopOp::FmaUp(k) => format!("fma_up<{k}, {lanes}>(mask, {}, {})", x[0], x[1]),
+            LoopOp::MulUp(k) => format!("mul_up<{k}, {lanes}>(mask, {})", x[0]),
         })
     }
 }

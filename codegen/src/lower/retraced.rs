@@ -1,0 +1,628 @@
+//! `order=staged` of a gradient: an item is a block, of which each `warp` threads have a point of the lane axis and share out
+//! the points of its states. A tile is a chunk of time; it is run again from what was saved, and traced back.
+//!
+//! ```text
+//! d[·] = adjoint states after the last step
+//! for chunk, from the last {
+//!     for t in this thread's run    { v[t] = v(x_t) }                                     before: what both runs need
+//!     the block meets
+//!     for part of the chunk, from the last, `unroll` steps each {
+//!         h[·] = saved[chunk];  h[·] = f(h[·], v[t], x_t) up to the part
+//!         for t in part             { h[·] = f(h[·], v[t], x_t), every one kept in registers }
+//!         for t in part, backwards  { d[·] = g(d[·], h_t[·], v[t], x_t);  sums over states in parts, a thread each;
+//!                                     sums over the points of the lane axis in parts, a warp each }
+//!     }
+//!     the block meets
+//!     for t in this thread's run    { outputs from the sums over states; sums over time }  after
+//!     parts of warps added up: one part a block
+//! }
+//! ```
+//! The exponentials of a step are computed again on the way back: kept, they take more registers than there are. (Mamba's
+//! recomputation, Gu & Dao 2023, § 3.3.2; sums over lanes as a butterfly that halves what a lane has left.)
+
+use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, Part, ReduceOp, When};
+
+use super::builder::{Builder, Slot, Stored};
+use super::registers::{self, Held};
+use super::run::{Run, at_step, outputs, store, where_there};
+use super::staged::{GAP, Parts, Reads, memory, reads_shared, total};
+use crate::ix::gcd;
+use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Reg, Rhs, Stmt};
+use crate::plan::Pass;
+
+/// Steps whose values are loaded from what the threads have in common at once.
+const GROUP: i64 = 4;
+
+/// Elements between the sums of two threads' runs that are left out: runs lie in different banks.
+const SHIFT: i64 = 8;
+
+/// A chunk's sizes.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Steps of a chunk, of a part of it, and of a thread's run.
+    steps: i64,
+    part: i64,
+    run: i64,
+    /// Points of the lane axis in a block, and threads of each.
+    channels: i64,
+    warp: i64,
+    /// Warps of a block.
+    warps: i64,
+}
+
+impl Sizes {
+    fn of(pass: &Pass) -> Sizes {
+        let s = &pass.schedule;
+        Sizes {
+            steps: i64::from(s.save),
+            part: i64::from(s.unroll),
+            run: i64::from(s.tile),
+            channels: i64::from(s.lanes),
+            warp: i64::from(s.warp),
+            warps: i64::from(s.threads / 32),
+        }
+    }
+
+    /// Elements of a value at all steps of a chunk, for one point of the lane axis.
+    fn row(self) -> i64 {
+        self.steps + GAP
+    }
+
+    /// Elements of a sum's parts at the steps of a run, for all threads.
+    fn sums(self) -> i64 {
+        self.run * self.channels * self.warp + SHIFT
+    }
+}
+
+/// Values of the outputs that are sums over the lane axis, which a thread has at a step.
+fn gathered(pass: &Pass, parts: &Parts) -> i64 {
+    let axis = pass.structure.inner.iter().next();
+    let points = match axis.map(|a| &pass.extents[a.0 as usize]) {
+        Some(Ix::Const(n)) => *n / i64::from(pass.schedule.warp),
+        _ => 0,
+    };
+    points * parts.outputs.len() as i64
+}
+
+/// Elements that the threads of a block have in common.
+pub(super) fn elements(pass: &Pass, parts: &Parts) -> i64 {
+    let sizes = Sizes::of(pass);
+    let before = all_before(parts).len() as i64 * sizes.channels * sizes.row();
+    let sums = parts.sums.len() as i64 * sizes.steps / sizes.run * sizes.sums();
+    before + sums + sizes.warps * sizes.steps * sizes.warp * gathered(pass, parts)
+}
+
+/// What either run reads that is computed before.
+fn all_before(parts: &Parts) -> Vec<NodeId> {
+    let mut all = [&parts.again.before[..], &parts.reads.before[..]].concat();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// An item under way.
+struct Retrace {
+    sizes: Sizes,
+    time: AxisId,
+    axis: AxisId,
+    parts: Parts,
+    before: Vec<(NodeId, Buf)>,
+    sums: Vec<Buf>,
+    /// Parts of the sums over the lane axis, [warp][step][thread][value].
+    gathered: (Buf, i64),
+    /// The states that are run again, those of the adjoint, and what is a sum over time alone.
+    again: (Vec<(Slot, NodeId)>, Vec<Held>),
+    back: (Vec<(Slot, NodeId)>, Vec<Held>),
+    late: Vec<(Slot, Op, NodeId, Reg)>,
+    /// Outputs that are complete at each step.
+    plain: Vec<usize>,
+    /// Whether every chunk is whole.
+    whole: bool,
+}
+
+/// A chunk under way.
+struct Chunk {
+    /// Its first step, and the end of time if it may come sooner than the chunk's.
+    start: Ix,
+    end: Ix,
+    /// The states before it.
+    saved: Vec<Reg>,
+}
+
+pub(super) fn lower(b: &mut Builder<'_>) {
+    let pass = b.pass;
+    // The plan has made sure that there are parts.
+    let (Ok(parts), Some(axis)) = (Parts::of(pass), pass.structure.inner.iter().next()) else {
+        return;
+    };
+    b.block(pass.structure.inner, |b| {
+        let r = open(b, parts, axis);
+        b.open_shared();
+        let size = Ix::Const(r.sizes.steps);
+        let (from, to) = b.own_time();
+        let first = b.named("first_chunk", from.clone() / size.clone());
+        let end = b.named("end_chunk", to.clone().div_ceil(r.sizes.steps));
+        let last = (end.clone() + Ix::Const(-1)) * size.clone();
+        b.begin_shared(&from, &to, &last);
+        let all = end.clone() + first.clone();
+        b.serial("turn", AxisSet::EMPTY, first, end, 1, |b, turn| {
+            chunk(b, &r, (all - turn) + Ix::Const(-1), &to);
+        });
+        close(b, &r);
+    });
+}
+
+fn open(b: &mut Builder<'_>, parts: Parts, axis: AxisId) -> Retrace {
+    let pass = b.pass;
+    let sizes = Sizes::of(pass);
+    let before = all_before(&parts).into_iter().enumerate();
+    let row = sizes.channels * sizes.row();
+    let before = before.map(|(k, id)| (id, memory(b, format!("before{k}"), row)));
+    let before = before.collect();
+    let len = sizes.steps / sizes.run * sizes.sums();
+    let sums = 0..parts.sums.len();
+    let sums = sums.map(|k| memory(b, format!("part{k}"), len)).collect();
+    let values = gathered(pass, &parts);
+    let len = sizes.warps * sizes.steps * sizes.warp * values;
+    let gathered = (memory(b, "gathered".into(), len), values);
+    let (mut again, mut back, mut late) = (Vec::new(), Vec::new(), Vec::new());
+    for (slot, update) in b.all_slots() {
+        let state = slot.state.0 as usize;
+        if state < pass.retraced {
+            again.push((slot, update));
+        } else if !pass.structure.late[state] {
+            back.push((slot, update));
+        } else if let Some((op, x)) = added(pass, slot, update) {
+            let zero = b.set(b.ty(), Rhs::Const(0.0));
+            late.push((slot, op, x, zero));
+        }
+    }
+    // What the states start from is had chunk by chunk.
+    let again_held = registers::open(b, &again);
+    let back_held = registers::open(b, &back);
+    let plain = (0..pass.recurrence.outputs.len()).filter(|k| !parts.outputs.contains(k));
+    Retrace {
+        sizes,
+        time: pass.recurrence.time,
+        axis,
+        before,
+        sums,
+        gathered,
+        again: (again, again_held),
+        back: (back, back_held),
+        late,
+        plain: plain.collect(),
+        whole: b.multiple_of_time % sizes.steps == 0,
+        parts,
+    }
+}
+
+/// The operation and x of s' = s + x or s' = s − x.
+fn added(pass: &Pass, slot: Slot, update: NodeId) -> Option<(Op, NodeId)> {
+    let graph = &pass.recurrence.graph;
+    let own = |id: NodeId| matches!(graph.node(id), Node::State { state, when: When::Prev, .. } if *state == slot.state);
+    match graph.node(update) {
+        Node::Op(op @ (Op::Add | Op::Sub), xs) if own(xs[0]) => Some((*op, xs[1])),
+        Node::Op(op @ Op::Add, xs) => Some((*op, xs[0])),
+        _ => None,
+    }
+}
+
+/// The states after the last step, and sums over time: each of the threads of a point has a part.
+fn close(b: &mut Builder<'_>, r: &Retrace) {
+    for &(slot, op, _, own) in &r.late {
+        let sum = near(r.sizes).fold(own, |sum, far| exchanged(b, sum, far));
+        let first = b.load_initial(slot);
+        let all = b.set(b.ty(), Rhs::Op(LoopOp::Math(op), vec![first, sum]));
+        b.store_last(slot, all);
+    }
+    registers::close(b, &r.back.0, &r.back.1);
+}
+
+/// The bits of a lane's number that are its thread's.
+fn near(sizes: Sizes) -> impl Iterator<Item = i64> {
+    [1, 4, 8, 16]
+        .into_iter()
+        .filter(move |&bit| bit == 1 || bit < 2 * sizes.warp)
+}
+
+/// The bits of a lane's number that are its point's within the warp, from the highest.
+fn far(sizes: Sizes) -> impl Iterator<Item = i64> {
+    [16, 8, 4, 2]
+        .into_iter()
+        .filter(move |&bit| bit == 2 || bit >= 2 * sizes.warp)
+}
+
+/// x plus what the lane whose number differs in a bit has.
+fn exchanged(b: &mut Builder<'_>, x: Reg, bit: i64) -> Reg {
+    let other = Rhs::Op(LoopOp::ShuffleXor(bit as u8), vec![x]);
+    let other = b.set(b.ty(), other);
+    b.combine(ReduceOp::Sum, x, other)
+}
+
+fn chunk(b: &mut Builder<'_>, r: &Retrace, number: Ix, to: &Ix) {
+    let size = r.sizes.steps;
+    let start = number.clone() * Ix::Const(size);
+    let end = (start.clone() + Ix::Const(size)).min(to.clone());
+    let own = match r.whole {
+        true => Run::whole(b, &start),
+        false => Run::of(b, &start, &end),
+    };
+    let saved = saved(b, r, &number);
+    // The block's meeting is for both, unless what is before it reads what the block puts down for it.
+    let roots: Vec<NodeId> = r.before.iter().map(|&(id, _)| id).collect();
+    let early = b.in_halves() && !reads_shared(b, &roots);
+    if !early {
+        b.fill_shared(&start);
+    }
+    b.shared = Some(r.time);
+    b.block(AxisSet::of(r.time), |b| before(b, r, &own));
+    if early {
+        b.fill_shared(&start);
+    } else {
+        b.stmt(Stmt::Meet);
+    }
+    b.shared = Some(r.axis);
+    for &(id, buf) in &r.before {
+        let stored = Stored {
+            buf,
+            timed: true,
+            axes: vec![],
+            laned: false,
+        };
+        b.stored.insert(id, stored);
+    }
+    let chunk = Chunk { start, end, saved };
+    let parts = size / r.sizes.part;
+    let each = |b: &mut Builder<'_>, turn: Ix| {
+        let number = Ix::Const(parts - 1) - turn;
+        part(b, r, &chunk, number);
+    };
+    if parts > 1 {
+        let (lo, hi) = (Ix::Const(0), Ix::Const(parts));
+        b.serial("part", AxisSet::EMPTY, lo, hi, 1, each);
+    } else {
+        each(b, Ix::Const(0));
+    }
+    b.stmt(Stmt::Meet);
+    b.shared = Some(r.time);
+    b.block(AxisSet::of(r.time), |b| after(b, r, &own));
+    b.stored.clear();
+    b.shared = Some(r.axis);
+    for (k, &output) in r.parts.outputs.iter().enumerate() {
+        add_up(b, r, &chunk, (k as i64, output));
+    }
+}
+
+/// The states before a chunk.
+fn saved(b: &mut Builder<'_>, r: &Retrace, number: &Ix) -> Vec<Reg> {
+    let mut values = Vec::new();
+    for &(slot, _) in &r.again.0 {
+        let inner = b.state_inner(slot.state);
+        b.each_copy(&inner, &mut |b| {
+            let ix = b.outer_state_ix(slot, number.clone());
+            let from = b.saved[slot.state.0 as usize];
+            values.push(b.set(b.ty(), Rhs::Load(from, ix)));
+        });
+    }
+    values
+}
+
+/// Where a value of this thread's point lies at a step of the chunk.
+fn place(b: &Builder<'_>, r: &Retrace, step: Ix) -> Ix {
+    b.channel.clone() * Ix::Const(r.sizes.row()) + step
+}
+
+/// The first step of this thread's run, in the chunk.
+fn own_step(b: &Builder<'_>, r: &Retrace) -> Ix {
+    b.thread_ix() * Ix::Const(r.sizes.run)
+}
+
+/// What the states need of this thread's run.
+fn before(b: &mut Builder<'_>, r: &Retrace, own: &Run) {
+    let mut values: Vec<Vec<Reg>> = Vec::new();
+    for k in 0..r.sizes.run {
+        values.push(at_step(b, own, k, |b| {
+            r.before.iter().map(|&(id, _)| b.value(id)).collect()
+        }));
+    }
+    let first = own_step(b, r);
+    for (v, &(_, buf)) in r.before.iter().enumerate() {
+        for (k, at) in values.iter().enumerate() {
+            let ix = place(b, r, first.clone() + Ix::Const(k as i64));
+            b.stmt(Stmt::Store(buf, ix, at[v]));
+        }
+    }
+}
+
+/// Runs `body` at a step of the chunk; beyond the end of time, inputs are those of the last step.
+fn at<T>(
+    b: &mut Builder<'_>,
+    (r, chunk): (&Retrace, &Chunk),
+    step: Ix,
+    copy: i64,
+    body: impl FnOnce(&mut Builder<'_>) -> T,
+) -> T {
+    b.local = place(b, r, step.clone());
+    let mut moment = chunk.start.clone() + step;
+    if !r.whole {
+        moment = moment.min(chunk.end.clone() + Ix::Const(-1));
+    }
+    b.with_axis(r.time, moment, copy, body)
+}
+
+/// What a step reads of what was computed before, and point by point.
+fn loads(b: &mut Builder<'_>, reads: &Reads) {
+    for &id in &reads.before {
+        b.value(id);
+    }
+}
+
+/// A state's value: which, before or after a step, its point, its register.
+type Known = (Slot, When, Vec<i64>, Reg);
+
+/// Part `number` of a chunk: its steps again, and back.
+fn part(b: &mut Builder<'_>, r: &Retrace, chunk: &Chunk, number: Ix) {
+    let count = r.sizes.part;
+    let base = number.clone() * Ix::Const(count);
+    let here = (r, chunk);
+    for ((_, _, h), &saved) in r.again.1.iter().zip(&chunk.saved) {
+        b.assign(*h, saved);
+    }
+    let step = |b: &mut Builder<'_>| registers::step(b, &r.again.0, &r.again.1, |_| {});
+    let time = AxisSet::of(r.time);
+    if r.sizes.steps > count {
+        b.serial("again", time, Ix::Const(0), number, 1, |b, earlier| {
+            let base = earlier * Ix::Const(count);
+            for k in 0..count {
+                each_group(k, count, &mut |j| {
+                    at(b, here, base.clone() + Ix::Const(j), j, |b| {
+                        loads(b, &r.parts.again)
+                    });
+                });
+                at(b, here, base.clone() + Ix::Const(k), k, step);
+            }
+        });
+    }
+    // On the way back nothing is known of the way there but the states.
+    let known = b.block(time, |b| {
+        let mut known: Vec<Vec<Known>> = Vec::new();
+        for k in 0..count {
+            each_group(k, count, &mut |j| {
+                at(b, here, base.clone() + Ix::Const(j), j, |b| {
+                    loads(b, &r.parts.again)
+                });
+            });
+            at(b, here, base.clone() + Ix::Const(k), k, |b| {
+                step(b);
+                known.push(states(b, r));
+            });
+        }
+        known
+    });
+    let back = |b: &mut Builder<'_>, k: i64| {
+        let step = base.clone() + Ix::Const(k);
+        at(b, here, step.clone(), k, |b| {
+            adjoint(b, r, &known[k as usize], &step)
+        });
+    };
+    if r.whole {
+        return b.block(time, |b| {
+            for k in (0..count).rev() {
+                each_group(count - 1 - k, count, &mut |j| {
+                    let j = count - 1 - j;
+                    at(b, here, base.clone() + Ix::Const(j), j, |b| {
+                        loads(b, &r.parts.reads)
+                    });
+                });
+                back(b, k);
+            }
+        });
+    }
+    for k in (0..count).rev() {
+        let moment = chunk.start.clone() + base.clone() + Ix::Const(k);
+        let body = |b: &mut Builder<'_>| b.block(time, |b| back(b, k));
+        b.choice(moment, chunk.end.clone(), body, |_| {});
+    }
+}
+
+/// Runs `body` for the steps of a group of which step `k` is the first.
+fn each_group(k: i64, count: i64, body: &mut dyn FnMut(i64)) {
+    if k % GROUP == 0 {
+        (k..(k + GROUP).min(count)).for_each(body);
+    }
+}
+
+/// The states before and after the present step.
+fn states(b: &Builder<'_>, r: &Retrace) -> Vec<Known> {
+    let of = |(slot, key, _): &Held| {
+        let known = |when: When| {
+            let register = b.state_regs.get(&(*slot, when, key.clone()));
+            register.map(|&register| (*slot, when, key.clone(), register))
+        };
+        [known(When::Prev), known(When::Next)]
+    };
+    r.again.1.iter().flat_map(of).flatten().collect()
+}
+
+/// A step of the adjoint: its states, this thread's part of each sum over states, this warp's of each over the lane axis.
+fn adjoint(b: &mut Builder<'_>, r: &Retrace, known: &[Known], step: &Ix) {
+    for (slot, when, key, register) in known {
+        b.state_regs.insert((*slot, *when, key.clone()), *register);
+    }
+    registers::step(b, &r.back.0, &r.back.1, |b| {
+        for (sum, &buf) in r.parts.sums.iter().zip(&r.sums) {
+            let part = b.part(sum.op, sum.axis, sum.x);
+            let ix = sum_place(b, r, step) + b.thread_ix();
+            b.stmt(Stmt::Store(buf, ix, part));
+        }
+        let mut values = Vec::new();
+        for &k in &r.parts.outputs {
+            let value = b.pass.recurrence.outputs[k].value;
+            b.each_copy(&[r.axis], &mut |b| values.push(b.value(value)));
+        }
+        gather(b, r, values, step);
+    });
+}
+
+/// Where the parts of a sum over this point's states lie at a step of the chunk.
+fn sum_place(b: &Builder<'_>, r: &Retrace, step: &Ix) -> Ix {
+    let Sizes {
+        run,
+        channels,
+        warp,
+        ..
+    } = r.sizes;
+    let whole = channels * warp;
+    // A step is a multiple of a run and a constant, or of the thread's own run: neither is divided.
+    let (runs, within) = split(step, run);
+    runs * Ix::Const(r.sizes.sums())
+        + within * Ix::Const(whole)
+        + b.channel.clone() * Ix::Const(warp)
+}
+
+/// A step as runs before its own and steps in it.
+fn split(step: &Ix, run: i64) -> (Ix, Ix) {
+    let (base, k) = match step {
+        Ix::Const(k) => (Ix::Const(0), *k),
+        Ix::Add(base, k) => match **k {
+            Ix::Const(k) => ((**base).clone(), k),
+            _ => (step.clone(), 0),
+        },
+        _ => (step.clone(), 0),
+    };
+    let runs = match &base {
+        Ix::Mul(x, by) => match **by {
+            Ix::Const(by) if by % run == 0 => Some((**x).clone() * Ix::Const(by / run)),
+            _ => None,
+        },
+        Ix::Const(0) => Some(Ix::Const(0)),
+        _ => None,
+    };
+    match runs {
+        Some(runs) => (runs + Ix::Const(k / run), Ix::Const(k % run)),
+        None => {
+            let runs = step.clone() / Ix::Const(run);
+            let within = step.clone() - runs.clone() * Ix::Const(run);
+            (runs, within)
+        }
+    }
+}
+
+/// Adds values up over the points of a warp: each exchange halves what a lane has left, while that can be halved.
+fn gather(b: &mut Builder<'_>, r: &Retrace, mut values: Vec<Reg>, step: &Ix) {
+    let Some(lane) = b.lane_var else { return };
+    let bit_of = |bit: i64| {
+        let above = Ix::Var(lane) / Ix::Const(bit);
+        above.clone() - above / Ix::Const(2) * Ix::Const(2)
+    };
+    // Which value is this lane's first; where lanes have the same ones, the first of them stores.
+    let (mut own, mut alike) = (Ix::Const(0), Ix::Const(0));
+    for bit in far(r.sizes) {
+        let half = values.len() / 2;
+        if values.len() % 2 > 0 {
+            values = values.iter().map(|&x| exchanged(b, x, bit)).collect();
+            alike = alike + bit_of(bit);
+            continue;
+        }
+        values = b.halved(&values, (lane, bit as u32));
+        own = own + bit_of(bit) * Ix::Const(half as i64);
+    }
+    let warp = Ix::Var(lane) / Ix::Const(32) * Ix::Const(r.sizes.steps);
+    let row = (warp + step.clone()) * Ix::Const(r.sizes.warp) + b.thread_ix();
+    let ix = row * Ix::Const(r.gathered.1) + own;
+    let stores = values.iter().enumerate();
+    let stores =
+        stores.map(|(k, &x)| Stmt::Store(r.gathered.0, ix.clone() + Ix::Const(k as i64), x));
+    let stores = stores.collect();
+    match alike {
+        Ix::Const(0) => b.extend(stores),
+        alike => b.stmt(Stmt::If {
+            lhs: alike,
+            rhs: Ix::Const(1),
+            then: stores,
+            els: vec![],
+        }),
+    }
+}
+
+/// The outputs of this thread's run, and its part of the sums over time.
+fn after(b: &mut Builder<'_>, r: &Retrace, own: &Run) {
+    let first = own_step(b, r);
+    let mut values = Vec::new();
+    let mut added = Vec::new();
+    for k in 0..r.sizes.run {
+        let step = first.clone() + Ix::Const(k);
+        b.local = place(b, r, step.clone());
+        at_step(b, own, k, |b| {
+            for (&sum, &buf) in r.parts.sums.iter().zip(&r.sums) {
+                let ix = sum_place(b, r, &step);
+                total(b, sum, buf, (ix, 1));
+            }
+            values.extend(outputs(b, &r.plain, k));
+            for &(_, _, x, sum) in &r.late {
+                added.push((k, sum, b.value(x)));
+            }
+        });
+    }
+    store(b, own, &values);
+    for (k, sum, x) in added {
+        where_there(b, own, k, |b| {
+            let both = b.combine(ReduceOp::Sum, sum, x);
+            b.assign(sum, both);
+        });
+    }
+}
+
+/// Adds up what the warps have of a sum over the lane axis, the `k`-th of those outputs: each thread of the block some.
+fn add_up(b: &mut Builder<'_>, r: &Retrace, chunk: &Chunk, (k, output): (i64, usize)) {
+    let (from, values) = r.gathered;
+    let points = b.known(r.axis);
+    let each = points / r.sizes.warp;
+    let unit = gcd(each, 4);
+    let turn = b.proc.var("i");
+    let step = Ix::Var(turn) / Ix::Const(points / unit);
+    let point = (Ix::Var(turn) - step.clone() * Ix::Const(points / unit)) * Ix::Const(unit);
+    let thread = point.clone() / Ix::Const(each);
+    let within = point.clone() - thread.clone() * Ix::Const(each);
+    let place = |warp: i64| {
+        let row = (step.clone() + Ix::Const(warp * r.sizes.steps)) * Ix::Const(r.sizes.warp);
+        (row + thread.clone()) * Ix::Const(values) + within.clone() + Ix::Const(k * each)
+    };
+    let body = |b: &mut Builder<'_>| {
+        let mut sums: Vec<Option<Reg>> = vec![None; unit as usize];
+        for warp in 0..r.sizes.warps {
+            let ix = place(warp);
+            let load = |b: &mut Builder<'_>, j: i64| {
+                b.set(b.ty(), Rhs::Load(from, ix.clone() + Ix::Const(j)))
+            };
+            let parts: Vec<Reg> = (0..unit).map(|j| load(b, j)).collect();
+            for (sum, x) in sums.iter_mut().zip(parts) {
+                *sum = Some(match *sum {
+                    None => x,
+                    Some(sum) => b.combine(ReduceOp::Sum, sum, x),
+                });
+            }
+        }
+        for (j, sum) in sums.into_iter().flatten().enumerate() {
+            let at = point.clone() + Ix::Const(j as i64);
+            let time = chunk.start.clone() + step.clone();
+            b.with_axis(r.time, time, -1, |b| {
+                b.with_axis(r.axis, at, -1, |b| {
+                    let ix = b.part_ix(output, Part::Real, Ix::Const(0));
+                    b.stmt(Stmt::Store(b.outputs[output], ix, sum));
+                });
+            });
+        }
+    };
+    let hi = Ix::Const(r.sizes.steps * points / unit);
+    let head = (turn, LoopKind::Team, Ix::Const(0), hi, 1);
+    b.push(AxisSet::of(r.time).with(r.axis), Some(head));
+    if r.whole {
+        body(b);
+    } else {
+        let time = chunk.start.clone() + step.clone();
+        b.choice(time, chunk.end.clone(), body, |_| {});
+    }
+    b.pop();
+}
