@@ -11,6 +11,7 @@
 //! by the forward run are inputs after its last: \[chunks of time, axes of the state\], of the type of arithmetic.
 
 mod planner;
+mod products;
 mod retraced;
 mod sums;
 

@@ -129,6 +129,10 @@ impl Widening<'_> {
                     order.push(base);
                     Vec::new()
                 });
+                // An element that is accessed once more begins another row, beside what is accessed with it.
+                if accesses.iter().any(|&(_, known)| known == offset) {
+                    closed.push((base, std::mem::take(accesses)));
+                }
                 accesses.push((at, offset));
             }
         }

@@ -174,11 +174,11 @@ impl<'a> Planner<'a> {
         structure: &Structure,
         again: &[Structure],
     ) -> Result<(), Refusal> {
+        let adjoint = &stage.scan.recurrence;
         let staged = match self.schedule.order {
-            Order::Staged => Some(retraced(stage)?),
+            Order::Staged => Some(retraced(stage, structure)?),
             _ => None,
         };
-        let adjoint = &stage.scan.recurrence;
         let rec = staged.as_ref().map_or(adjoint, |(merged, _)| merged);
         let own = staged
             .as_ref()

@@ -10,10 +10,15 @@ use selscan_dsl::{
 };
 
 use super::Stage;
+use super::products::shared_products;
 use crate::plan::Refusal;
+use crate::structure::Structure;
 
-/// The one recurrence of a stage, and how many of its states are run again.
-pub(super) fn retraced(stage: &Stage) -> Result<(Recurrence, usize), Refusal> {
+/// The one recurrence of a stage, and how many of its states are run again; `structure` is that of its adjoint.
+pub(super) fn retraced(
+    stage: &Stage,
+    structure: &Structure,
+) -> Result<(Recurrence, usize), Refusal> {
     let adjoint = &stage.scan.recurrence;
     let no = |why: &str| {
         let name = &adjoint.name;
@@ -53,7 +58,8 @@ pub(super) fn retraced(stage: &Stage) -> Result<(Recurrence, usize), Refusal> {
         output.value = of_adjoint[&output.value];
         output.value_im = output.value_im.map(|im| of_adjoint[&im]);
     }
-    Ok((merged, count))
+    let own = Structure::like(&merged, adjoint, structure);
+    Ok((shared_products(&merged, &own, count), count))
 }
 
 /// Adds what the roots of a recurrence reach to another's graph: its states are those from number `first` on, and inputs that

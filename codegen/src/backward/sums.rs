@@ -169,6 +169,7 @@ impl Planner<'_> {
             for order in [Order::Registers, Order::Stepped] {
                 let schedule = Schedule {
                     lanes,
+                    unroll: if self.target.gpu.is_some() { 8 } else { 1 },
                     ..Schedule::plain(order)
                 };
                 let mut pass = self.pass(&scan.recurrence, structure.clone(), schedule);
