@@ -21,13 +21,17 @@ use selscan_dsl::{Adjoint, AxisId, Extents, Recurrence, Reduction, VjpError, Whe
 use crate::dtype::Ty;
 use crate::options::Options;
 use crate::plan::{Plan, Refusal};
-use crate::schedule::{Algorithm, Order, Schedule};
+use crate::schedule::{Algorithm, Order, Schedule, THREADS};
 use crate::structure::Structure;
-use crate::target::Target;
+use crate::target::{Gpu, Target};
 use planner::Planner;
 
 /// Numbers of states that a thread of a GPU holds in registers beside those of their adjoints.
 const MOST_HELD: usize = 32;
+
+/// States of a thread of a block that traces back, and how many such blocks a multiprocessor holds: of 128 registers a thread.
+const HELD: usize = 4;
+const BLOCKS: u32 = 4;
 
 /// Warps that a multiprocessor holds of a backward run, which takes 160 registers a thread or so.
 const WARPS: u64 = 12;
@@ -213,11 +217,11 @@ impl Backward {
             let chunk = u32::try_from(chunk).unwrap_or(u32::MAX);
             algorithms.insert(0, Algorithm::Chunked { chunk });
         }
-        let mut out = Vec::new();
+        let mut out = match &target.gpu {
+            Some(gpu) => self.blocks(&model, extents, options, gpu),
+            None => Vec::new(),
+        };
         for algorithm in algorithms {
-            if target.gpu.is_some() {
-                out.extend(blocks(algorithm, options.save));
-            }
             for &order in orders {
                 // Unrolled code beyond this takes seconds to compile, and more registers than there are.
                 if order == Order::Registers && held > MOST_HELD {
@@ -232,6 +236,82 @@ impl Backward {
                         ..base
                     });
                 }
+            }
+        }
+        out
+    }
+
+    /// Schedules whose blocks run chunks of time again and trace them back: a few threads a channel with four states each,
+    /// the states of half a chunk in registers at once. All of time in one piece where channels are enough.
+    fn blocks(
+        &self,
+        model: &Structure,
+        extents: &Extents,
+        options: &Options,
+        gpu: &Gpu,
+    ) -> Vec<Schedule> {
+        let points = |axes: &mut dyn Iterator<Item = AxisId>| {
+            axes.fold(1, |n: usize, a| n.saturating_mul(extents.get(a)))
+        };
+        let states = points(&mut model.state_inner.iter());
+        let items = points(&mut model.parallel.iter().copied());
+        let lane = model.lane.map_or(0, |a| extents.get(a));
+        let (steps, save) = (extents.get(self.primal.time), options.save);
+        let warp = states.div_ceil(HELD).next_power_of_two().clamp(2, 16) as u32;
+        if lane == 0 || !save.is_multiple_of(warp) || !save.is_multiple_of(4) {
+            return Vec::new();
+        }
+        let multiprocessors = gpu.multiprocessors as usize;
+        let slots = multiprocessors * BLOCKS as usize;
+        let own = |threads: u32| items / (threads / warp).max(1) as usize;
+        let enough = own(THREADS) * 9 >= slots * 5;
+        let mut sizes = vec![THREADS];
+        if enough {
+            // Where there are no more blocks than are held at once, those that leave the fullest multiprocessor the least to do.
+            sizes = vec![128, 256, 160, 192, 96, 64];
+            let fullest = |&n: &u32| match own(n).div_ceil(multiprocessors) * n as usize {
+                all if all <= (BLOCKS * THREADS) as usize => all,
+                _ => (BLOCKS * THREADS) as usize,
+            };
+            sizes.sort_by_key(fullest);
+        }
+        sizes.retain(|n| lane.is_multiple_of((n / warp) as usize));
+        let whole = |chunks: &usize| steps.is_multiple_of(chunks * save as usize);
+        let most = slots / own(THREADS).max(1);
+        let chunks = (most / 2 + 1..=most).rev().find(whole).unwrap_or(most);
+        let chunk = steps
+            .div_ceil(chunks.max(1))
+            .next_multiple_of(save as usize);
+        let algorithm = match u32::try_from(chunk) {
+            Ok(chunk) if !enough && (chunk as usize) < steps => Algorithm::Chunked { chunk },
+            _ => Algorithm::Sequential,
+        };
+        let mut out = Vec::new();
+        for threads in sizes {
+            let chunks = if enough { 1 } else { chunks };
+            let held = (own(threads) * chunks).div_ceil(multiprocessors) as u32;
+            let resident = match options.compute {
+                Ty::F32 => held.clamp(1, BLOCKS * THREADS / threads),
+                _ => 0,
+            };
+            for share in [2, 0] {
+                out.push(Schedule {
+                    algorithm,
+                    lanes: threads / warp,
+                    warp,
+                    tile: save / warp,
+                    unroll: if save.is_multiple_of(8) && save > 8 {
+                        8
+                    } else {
+                        4
+                    },
+                    ahead: 1,
+                    share,
+                    save,
+                    threads,
+                    resident,
+                    ..Schedule::plain(Order::Staged)
+                });
             }
         }
         out
@@ -263,30 +343,4 @@ impl Backward {
         };
         self.stages.iter().map(of).collect()
     }
-}
-
-/// Schedules whose blocks run chunks of `save` steps again and trace them back: four threads a channel, where that divides a
-/// chunk, and states of half a chunk in registers at once.
-fn blocks(algorithm: Algorithm, save: u32) -> Vec<Schedule> {
-    let (warp, lanes) = (4, 32);
-    if !save.is_multiple_of(warp) {
-        return vec![];
-    }
-    let unroll = match save {
-        16.. if save.is_multiple_of(8) => 8,
-        _ => 4,
-    };
-    let shared = |share: u32| Schedule {
-        algorithm,
-        lanes,
-        warp,
-        tile: save / warp,
-        unroll,
-        ahead: 1,
-        share,
-        save,
-        threads: lanes * warp,
-        ..Schedule::plain(Order::Staged)
-    };
-    [2, 0].map(shared).to_vec()
 }

@@ -6,9 +6,10 @@ mod gpu;
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
+use crate::dtype::Dtype;
 use crate::lower::{exchange_bytes, tile_bytes};
 use crate::options::Options;
-use crate::plan::{Plan, Refusal};
+use crate::plan::{Pass, Plan, Refusal};
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
@@ -60,20 +61,28 @@ const SHARED_PER_THREAD: u64 = 384;
 
 /// Whether what blocks share leaves a multiprocessor room for several of them.
 fn has_room(plan: &Plan) -> bool {
-    plan.passes.iter().all(|pass| {
-        let s = &pass.schedule;
-        let compute = plan.compute.storage();
-        let bytes = tile_bytes(pass, compute) + exchange_bytes(pass, compute);
-        let most = match s.order {
-            Order::Staged => 3 * SHARED_PER_THREAD,
-            _ => SHARED_PER_THREAD,
-        };
-        bytes <= most * u64::from(s.threads)
-    })
+    let compute = plan.compute.storage();
+    plan.passes.iter().all(|pass| pass_has_room(pass, compute))
+}
+
+/// The same of one pass.
+pub(crate) fn pass_has_room(pass: &Pass, compute: Dtype) -> bool {
+    let s = &pass.schedule;
+    let bytes = tile_bytes(pass, compute) + exchange_bytes(pass, compute);
+    let most = match s.order {
+        Order::Staged => 3 * SHARED_PER_THREAD,
+        _ => SHARED_PER_THREAD,
+    };
+    bytes <= most * u64::from(s.threads)
 }
 
 /// Schedules that may fit, the most promising first.
-fn proposals(scan: &Scan, extents: &Extents, options: &Options, target: &Target) -> Vec<Schedule> {
+pub(crate) fn proposals(
+    scan: &Scan,
+    extents: &Extents,
+    options: &Options,
+    target: &Target,
+) -> Vec<Schedule> {
     match &target.gpu {
         Some(gpu) => gpu::proposals(scan, extents, options, gpu),
         None => cpu_proposals(scan, extents, options, target),

@@ -111,8 +111,8 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         backend: "CUDA",
     };
     let lanes = width(&proc.body).unwrap_or(1);
-    if !lanes.is_power_of_two()
-        || (lanes > 32 && lanes != proc.threads)
+    // An item is a part of a warp, or a block.
+    if !(lanes == proc.threads || lanes.is_power_of_two() && lanes <= 32)
         || !proc.threads.is_multiple_of(32)
         || proc.threads > 1024
     {

@@ -10,6 +10,7 @@ use selscan_dsl::{AxisId, Extents, InputId, Recurrence, Reduction, StateDecl, St
 
 use super::retraced::retraced;
 use super::{Backward, Stage};
+use crate::candidates::{pass_has_room, proposals};
 use crate::chunked::{check_saves, passes};
 use crate::dtype::Dtype;
 use crate::loop_ir::{Ix, Role};
@@ -313,23 +314,27 @@ impl<'a> Planner<'a> {
                 source.name, saved.name
             )));
         }
-        let structure = Structure::like(rec, &stage.scan.recurrence, structure);
+        let like = (&stage.scan.recurrence, structure);
+        if let Some(pass) = self.starts_saved(&core, like, chunk) {
+            let names = rec.states.iter().map(|s| s.name.clone());
+            let starts = names.zip(pass.saved.clone()).collect();
+            self.passes.push(pass);
+            return Ok(starts);
+        }
+        let structure = Structure::like(rec, like.0, like.1);
         let mut whole = self.pass(rec, structure, *self.schedule);
         whole.schedule.save = 0;
         if self.target.gpu.is_some() {
             // Nothing here is added up over threads.
             whole.schedule.lanes = 1;
-        }
-        for s in rec.state_ids() {
-            let (name, k) = (&rec.state(s).name, s.0 as usize);
-            if let Some(id) = self.sig.state_named(name) {
-                let dtype = self.options.dtype(name);
-                let given = self.options.initial.contains(name);
-                whole.initial[k] = given.then_some((Role::Initial(id), dtype));
-                let wanted = self.options.last.contains(name);
-                whole.last[k] = wanted.then_some((Role::Last(id), dtype));
+            if whole.schedule.order == Order::Staged {
+                whole.schedule = Schedule {
+                    unroll: 4,
+                    ..Schedule::plain(Order::Registers)
+                };
             }
         }
+        self.ends(&mut whole);
         let numbers = (chunk, self.workspaces.len());
         let (mut made, workspaces) = passes(&core, whole, self.options, numbers)?;
         self.workspaces.extend(workspaces);
@@ -338,6 +343,68 @@ impl<'a> Planner<'a> {
         let starts = rescan.map_or(vec![], |pass| pass.initial);
         let names = rec.states.iter().map(|s| s.name.clone());
         Ok(names.zip(starts.into_iter().flatten()).collect())
+    }
+
+    /// Where adjoint states start from, and where they end, if the call has these.
+    fn ends(&self, pass: &mut Pass) {
+        for (k, state) in pass.recurrence.states.iter().enumerate() {
+            let name = &state.name;
+            if let Some(id) = self.sig.state_named(name) {
+                let dtype = self.options.dtype(name);
+                let given = self.options.initial.contains(name);
+                pass.initial[k] = given.then_some((Role::Initial(id), dtype));
+                let wanted = self.options.last.contains(name);
+                pass.last[k] = wanted.then_some((Role::Last(id), dtype));
+            }
+        }
+    }
+
+    /// One pass over all of time that saves the adjoint states before each chunk, where a GPU has an order for it that is
+    /// faster than summaries of chunks.
+    fn starts_saved(
+        &mut self,
+        core: &Scan,
+        (model, structure): (&Recurrence, &Structure),
+        chunk: u32,
+    ) -> Option<Pass> {
+        self.target.gpu.as_ref()?;
+        let options = Options {
+            save: chunk,
+            ..self.options.clone()
+        };
+        let saves = |s: &Schedule| {
+            s.algorithm == Algorithm::Sequential
+                && matches!(s.order, Order::Scanned | Order::Staged)
+        };
+        let proposals = proposals(core, self.extents, &options, self.target);
+        for schedule in proposals.into_iter().take_while(saves) {
+            let scanned = (schedule.order == Order::Scanned).then(|| core.pairs());
+            let pairs = scanned.flatten();
+            let rec = pairs.map_or(&core.recurrence, |p| &p.recurrence);
+            let own = Structure::like(rec, model, structure);
+            let mut pass = self.pass(rec, own, schedule);
+            pass.pairs = pairs.map(|p| p.pairs.clone());
+            pass.save = chunk;
+            self.ends(&mut pass);
+            // Memory is set aside for the pass that is taken.
+            pass.saved = vec![(Role::Scratch, options.compute_dtype()); rec.states.len()];
+            let good = check_pass(&pass, self.options, self.target).is_ok()
+                && check_share(&pass, self.options, self.target, &self.multiples).is_ok()
+                && pass_has_room(&pass, self.options.compute_dtype());
+            if !good {
+                continue;
+            }
+            let chunks = self.ix(rec.time).div_ceil(i64::from(chunk));
+            let states = pass.recurrence.states.iter();
+            let len = |s: &StateDecl| s.axes.iter().fold(chunks.clone(), |n, &a| n * self.ix(a));
+            let rooms: Vec<_> = states.map(|s| (len(s), s.complex)).collect();
+            let rooms = rooms
+                .into_iter()
+                .map(|(len, complex)| self.workspace(len, complex));
+            pass.saved = rooms.collect();
+            return Some(pass);
+        }
+        None
     }
 
     /// Where an output or last state of a stage goes; `parts` says that it has parts in place of an axis, as [`Partly`] does, `chunks` that

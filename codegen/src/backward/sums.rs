@@ -29,7 +29,19 @@ impl Planner<'_> {
         reductions.sort_by_key(|&r| match r {
             Reduction::Sum(axis) | Reduction::Group { of: axis, .. } => Some(axis) != lane,
         });
-        if partly.chunks.is_some() {
+        if let Some(chunks) = &partly.chunks {
+            // An axis before the others in memory is summed with the chunks, as if there were more of them.
+            let before = partly.axes.first().copied();
+            if let Some(k) = reductions
+                .iter()
+                .position(|&r| Some(r) == before.map(Reduction::Sum))
+                && partly.parts.as_ref().map(|(lane, ..)| *lane) != before
+                && let Some(axis) = before
+            {
+                partly.chunks = Some(chunks.clone() * self.ix(axis));
+                partly.axes.remove(0);
+                reductions.remove(k);
+            }
             partly = self.sum(name, partly, None, reductions.is_empty())?;
         }
         for (k, &reduction) in reductions.iter().enumerate() {

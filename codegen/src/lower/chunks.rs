@@ -88,7 +88,18 @@ impl<'a> Builder<'a> {
         body: impl FnOnce(&mut Self, &Ix),
     ) {
         let size = i64::from(self.pass.save);
-        if self.saved.is_empty() || k % gcd(size, run) != 0 {
+        if self.saved.is_empty() {
+            return;
+        }
+        if self.runs_back() {
+            // A chunk begins with the last step of time, or where the one after it in time ends.
+            let step = first.clone() + Ix::Const(k);
+            let left = self.extent(self.pass.recurrence.time) - step.clone();
+            let past = left.clone() - left.clone() / Ix::Const(size) * Ix::Const(size);
+            let number = left.div_ceil(size) + Ix::Const(-1);
+            return self.choice(past.min(step), Ix::Const(1), |b| body(b, &number), |_| {});
+        }
+        if k % gcd(size, run) != 0 {
             return;
         }
         let step = first.clone() + Ix::Const(k);

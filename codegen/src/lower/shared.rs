@@ -428,7 +428,10 @@ impl Builder<'_> {
             points,
             steps,
             wide,
-            plain: self.proc.buffer(to).dtype == dtype && wide == count,
+            // What is turned round in time passes through registers.
+            plain: self.proc.buffer(to).dtype == dtype
+                && wide == count
+                && !(along_time && count > 1 && self.runs_back()),
         }
     }
 
@@ -443,8 +446,15 @@ impl Builder<'_> {
         let pass = self.pass;
         let rec = &pass.recurrence;
         // Beyond the end of time the last elements are copied once more.
-        let most = self.extent(rec.time) - Ix::Const(if how.along_time { how.count } else { 1 });
-        let at = (start.clone() + step.clone()).min(most);
+        let (all, count) = (
+            self.extent(rec.time),
+            if how.along_time { how.count } else { 1 },
+        );
+        let first = start.clone() + step.clone();
+        let at = match self.runs_back() {
+            false => first.min(all - Ix::Const(count)),
+            true => all.clone() - (first + Ix::Const(count)).min(all),
+        };
         let mut places = vec![(rec.time, at)];
         let mut left = point.clone();
         for &axis in inner(pass, input).iter().rev() {
@@ -530,11 +540,14 @@ impl Builder<'_> {
                 let at = places[0].clone();
                 return vec![Stmt::Copy(to, at, from, ix, how.count as u32)];
             }
-            let regs: Vec<Reg> = (0..how.count).map(|_| b.proc.reg(b.ty)).collect();
+            let mut regs: Vec<Reg> = (0..how.count).map(|_| b.proc.reg(b.ty)).collect();
             let mut body = vec![match regs[..] {
                 [one] => Stmt::Set(one, Rhs::Load(from, ix)),
                 _ => Stmt::LoadRow(regs.clone(), from, ix),
             }];
+            if how.along_time && b.runs_back() {
+                regs.reverse();
+            }
             for (regs, at) in regs.chunks(how.wide as usize).zip(places) {
                 body.push(match regs {
                     [one] => Stmt::Store(to, at, *one),
@@ -570,7 +583,11 @@ impl Builder<'_> {
                 + Ix::Const(k % unit);
             return Some((buf, self.base(input) + ix));
         }
-        let local = self.position(time) - self.tile_start.clone();
+        let step = match self.runs_back() {
+            false => self.position(time),
+            true => self.extent(time) - self.position(time) + Ix::Const(-1),
+        };
+        let local = step - self.tile_start.clone();
         let ix = local * Ix::Const(self.inner_points(input)) + point;
         Some((buf, self.base(input) + ix))
     }

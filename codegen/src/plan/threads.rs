@@ -131,12 +131,6 @@ pub(super) fn check_saved(pass: &Pass) -> Result<(), Refusal> {
     if !pass.replays.is_empty() {
         return unfit(pass, "chunks of time are run again from saved states");
     }
-    if pass.recurrence.states.iter().any(|s| s.reverse) {
-        return unfit(
-            pass,
-            "states are saved before chunks of time, which it does not meet in reverse",
-        );
-    }
     Ok(())
 }
 
@@ -171,10 +165,9 @@ pub(crate) fn check_share(
     }
     let time = pass.recurrence.time;
     let runs = s.order == Order::Scanned && multiple(time) % i64::from(s.tile) != 0;
-    let reverse = pass.recurrence.states.iter().any(|s| s.reverse);
-    let apart = pass.chunk.is_some() || reverse;
-    if runs || (apart && pass.retraced == 0) {
-        return no("time is chunked, reversed or no multiple of tile".into());
+    let apart = pass.chunk.is_some() && pass.retraced == 0;
+    if runs || apart {
+        return no("time is chunked or no multiple of tile".into());
     }
     if !matches!(s.order, Order::Scanned | Order::Registers | Order::Staged) {
         return no(format!("order={} keeps no tile of inputs", s.order));
