@@ -3,6 +3,7 @@
 
 mod gpu;
 
+pub(crate) use gpu::proposals as gpu_proposals;
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
@@ -77,14 +78,12 @@ pub(crate) fn pass_has_room(pass: &Pass, compute: Dtype) -> bool {
 }
 
 /// Schedules that may fit, the most promising first.
-pub(crate) fn proposals(
-    scan: &Scan,
-    extents: &Extents,
-    options: &Options,
-    target: &Target,
-) -> Vec<Schedule> {
+fn proposals(scan: &Scan, extents: &Extents, options: &Options, target: &Target) -> Vec<Schedule> {
     match &target.gpu {
-        Some(gpu) => gpu::proposals(scan, extents, options, gpu),
+        Some(gpu) => {
+            let structure = Structure::of(&scan.recurrence);
+            gpu_proposals((scan, &structure), extents, options, gpu)
+        }
         None => cpu_proposals(scan, extents, options, target),
     }
 }

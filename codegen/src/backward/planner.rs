@@ -10,7 +10,7 @@ use selscan_dsl::{AxisId, Extents, InputId, Recurrence, Reduction, StateDecl, St
 
 use super::retraced::retraced;
 use super::{Backward, Stage};
-use crate::candidates::{pass_has_room, proposals};
+use crate::candidates::{gpu_proposals, pass_has_room};
 use crate::chunked::{check_saves, passes};
 use crate::dtype::Dtype;
 use crate::loop_ir::{Ix, Role};
@@ -367,7 +367,7 @@ impl<'a> Planner<'a> {
         (model, structure): (&Recurrence, &Structure),
         chunk: u32,
     ) -> Option<Pass> {
-        self.target.gpu.as_ref()?;
+        let gpu = self.target.gpu.as_ref()?;
         let options = Options {
             save: chunk,
             ..self.options.clone()
@@ -376,7 +376,8 @@ impl<'a> Planner<'a> {
             s.algorithm == Algorithm::Sequential
                 && matches!(s.order, Order::Scanned | Order::Staged)
         };
-        let proposals = proposals(core, self.extents, &options, self.target);
+        let own = Structure::like(&core.recurrence, model, structure);
+        let proposals = gpu_proposals((core, &own), self.extents, &options, gpu);
         for schedule in proposals.into_iter().take_while(saves) {
             let scanned = (schedule.order == Order::Scanned).then(|| core.pairs());
             let pairs = scanned.flatten();

@@ -26,13 +26,12 @@ const MOST_HELD: usize = 48;
 
 /// Schedules worth trying.
 pub(crate) fn proposals(
-    scan: &Scan,
+    (scan, structure): (&Scan, &Structure),
     extents: &Extents,
     options: &Options,
     gpu: &Gpu,
 ) -> Vec<Schedule> {
     let rec = &scan.recurrence;
-    let structure = Structure::of(rec);
     let steps = extents.get(rec.time);
     let points = structure
         .parallel
