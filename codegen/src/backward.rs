@@ -13,6 +13,7 @@
 mod planner;
 mod products;
 mod retraced;
+mod starts;
 mod sums;
 
 use selscan_dsl::scan::Scan;

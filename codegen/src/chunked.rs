@@ -131,6 +131,7 @@ pub(crate) fn passes(
             block: 1,
             warp: 1,
             unroll: 1,
+            share: 0,
             ..whole.schedule
         },
         chunk: None,

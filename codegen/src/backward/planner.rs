@@ -6,12 +6,10 @@
 use std::collections::HashMap;
 
 use selscan_dsl::scan::Scan;
-use selscan_dsl::{AxisId, Extents, InputId, Recurrence, Reduction, StateDecl, StateId, When};
+use selscan_dsl::{AxisId, Extents, InputId, Recurrence, Reduction, StateDecl, When};
 
 use super::retraced::retraced;
 use super::{Backward, Stage};
-use crate::candidates::{gpu_proposals, pass_has_room};
-use crate::chunked::{check_saves, passes};
 use crate::dtype::Dtype;
 use crate::loop_ir::{Ix, Role};
 use crate::lower::blocks;
@@ -24,7 +22,7 @@ use crate::structure::Structure;
 use crate::target::Target;
 
 /// States by name, and where they are.
-type Places = Vec<(String, (Role, Dtype))>;
+pub(super) type Places = Vec<(String, (Role, Dtype))>;
 
 /// A result that is not complete yet: where it lies.
 pub(super) struct Partly {
@@ -40,16 +38,16 @@ pub(super) struct Partly {
 pub(super) struct Planner<'a> {
     pub(super) backward: &'a Backward,
     pub(super) sig: &'a Recurrence,
-    extents: &'a Extents,
+    pub(super) extents: &'a Extents,
     pub(super) options: &'a Options,
     pub(super) target: &'a Target,
     pub(super) schedule: &'a Schedule,
     /// By axis of the adjoint.
     pub(super) ix: Vec<Ix>,
     extent_names: Vec<Option<String>>,
-    multiples: Vec<i64>,
+    pub(super) multiples: Vec<i64>,
     pub(super) passes: Vec<Pass>,
-    workspaces: Vec<(Dtype, Ix)>,
+    pub(super) workspaces: Vec<(Dtype, Ix)>,
     /// What passes hand to later ones, by name.
     made: HashMap<String, (Role, Dtype)>,
     pub(super) partly: HashMap<String, Partly>,
@@ -110,7 +108,7 @@ impl<'a> Planner<'a> {
         self.ix[axis.0 as usize].clone()
     }
 
-    fn workspace(&mut self, len: Ix, complex: bool) -> (Role, Dtype) {
+    pub(super) fn workspace(&mut self, len: Ix, complex: bool) -> (Role, Dtype) {
         let dtype = self.options.compute_dtype();
         let number = self.workspaces.len() as u32;
         self.workspaces
@@ -285,127 +283,6 @@ impl<'a> Planner<'a> {
         }
         self.passes.push(pass);
         Ok(())
-    }
-
-    /// Passes that find the adjoint states before each chunk of time, on their own: by state, where they are.
-    fn starts(
-        &mut self,
-        stage: &Stage,
-        structure: &Structure,
-        chunk: u32,
-    ) -> Result<Places, Refusal> {
-        check_saves(chunk, self.schedule.save)?;
-        let source = &stage.scan.source;
-        let adjoints = &self.backward.adjoint.states;
-        let carries = |s: &StateId| adjoints.iter().any(|(_, d)| *d == source.state(*s).name);
-        let carried: Vec<StateId> = source.state_ids().filter(carries).collect();
-        if carried.is_empty() {
-            return Ok(vec![]);
-        }
-        let mut core = source.clone();
-        core.outputs.clear();
-        core.name.push_str("_states");
-        let core = Scan::derive(&core.with_states(&carried).prune());
-        let rec = &core.recurrence;
-        let saved = &self.backward.adjoint.saved;
-        if let Some(saved) = saved.iter().find(|s| rec.input_named(&s.name).is_some()) {
-            return Err(Refusal(format!(
-                "the adjoint states of {} depend on its states (`{}`); use sequential",
-                source.name, saved.name
-            )));
-        }
-        let like = (&stage.scan.recurrence, structure);
-        if let Some(pass) = self.starts_saved(&core, like, chunk) {
-            let names = rec.states.iter().map(|s| s.name.clone());
-            let starts = names.zip(pass.saved.clone()).collect();
-            self.passes.push(pass);
-            return Ok(starts);
-        }
-        let structure = Structure::like(rec, like.0, like.1);
-        let mut whole = self.pass(rec, structure, *self.schedule);
-        whole.schedule.save = 0;
-        if self.target.gpu.is_some() {
-            // Nothing here is added up over threads.
-            whole.schedule.lanes = 1;
-            if whole.schedule.order == Order::Staged {
-                whole.schedule = Schedule {
-                    unroll: 4,
-                    ..Schedule::plain(Order::Registers)
-                };
-            }
-        }
-        self.ends(&mut whole);
-        let numbers = (chunk, self.workspaces.len());
-        let (mut made, workspaces) = passes(&core, whole, self.options, numbers)?;
-        self.workspaces.extend(workspaces);
-        let rescan = made.pop();
-        self.passes.extend(made);
-        let starts = rescan.map_or(vec![], |pass| pass.initial);
-        let names = rec.states.iter().map(|s| s.name.clone());
-        Ok(names.zip(starts.into_iter().flatten()).collect())
-    }
-
-    /// Where adjoint states start from, and where they end, if the call has these.
-    fn ends(&self, pass: &mut Pass) {
-        for (k, state) in pass.recurrence.states.iter().enumerate() {
-            let name = &state.name;
-            if let Some(id) = self.sig.state_named(name) {
-                let dtype = self.options.dtype(name);
-                let given = self.options.initial.contains(name);
-                pass.initial[k] = given.then_some((Role::Initial(id), dtype));
-                let wanted = self.options.last.contains(name);
-                pass.last[k] = wanted.then_some((Role::Last(id), dtype));
-            }
-        }
-    }
-
-    /// One pass over all of time that saves the adjoint states before each chunk, where a GPU has an order for it that is
-    /// faster than summaries of chunks.
-    fn starts_saved(
-        &mut self,
-        core: &Scan,
-        (model, structure): (&Recurrence, &Structure),
-        chunk: u32,
-    ) -> Option<Pass> {
-        let gpu = self.target.gpu.as_ref()?;
-        let options = Options {
-            save: chunk,
-            ..self.options.clone()
-        };
-        let saves = |s: &Schedule| {
-            s.algorithm == Algorithm::Sequential
-                && matches!(s.order, Order::Scanned | Order::Staged)
-        };
-        let own = Structure::like(&core.recurrence, model, structure);
-        let proposals = gpu_proposals((core, &own), self.extents, &options, gpu);
-        for schedule in proposals.into_iter().take_while(saves) {
-            let scanned = (schedule.order == Order::Scanned).then(|| core.pairs());
-            let pairs = scanned.flatten();
-            let rec = pairs.map_or(&core.recurrence, |p| &p.recurrence);
-            let own = Structure::like(rec, model, structure);
-            let mut pass = self.pass(rec, own, schedule);
-            pass.pairs = pairs.map(|p| p.pairs.clone());
-            pass.save = chunk;
-            self.ends(&mut pass);
-            // Memory is set aside for the pass that is taken.
-            pass.saved = vec![(Role::Scratch, options.compute_dtype()); rec.states.len()];
-            let good = check_pass(&pass, self.options, self.target).is_ok()
-                && check_share(&pass, self.options, self.target, &self.multiples).is_ok()
-                && pass_has_room(&pass, self.options.compute_dtype());
-            if !good {
-                continue;
-            }
-            let chunks = self.ix(rec.time).div_ceil(i64::from(chunk));
-            let states = pass.recurrence.states.iter();
-            let len = |s: &StateDecl| s.axes.iter().fold(chunks.clone(), |n, &a| n * self.ix(a));
-            let rooms: Vec<_> = states.map(|s| (len(s), s.complex)).collect();
-            let rooms = rooms
-                .into_iter()
-                .map(|(len, complex)| self.workspace(len, complex));
-            pass.saved = rooms.collect();
-            return Some(pass);
-        }
-        None
     }
 
     /// Where an output or last state of a stage goes; `parts` says that it has parts in place of an axis, as [`Partly`] does, `chunks` that

@@ -165,6 +165,7 @@ impl<'a> Builder<'a> {
             multiple_of_time: match pass.schedule.order {
                 // Chunks of time consist of whole ones of those that are run again.
                 _ if pass.retraced > 0 => gcd(plan.multiple(rec.time), i64::from(pass.save)),
+                Order::Staged => gcd(plan.multiple(rec.time), i64::from(pass.chunk.unwrap_or(0))),
                 _ if pass.chunk.is_some() => 1,
                 Order::Registers | Order::Tiled | Order::Stepped if pass.save > 0 => 1,
                 _ => plan.multiple(rec.time),

@@ -58,13 +58,8 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
     }
     if pass.retraced > 0 {
         check_retraced(pass)?;
-    } else {
-        if pass.chunk.is_some() {
-            return no("time is chunked");
-        }
-        if s.warp < 2 || s.lanes > 1 || s.block > 1 {
-            return no("wanted are warp=2 or more, lanes=1 and block=1");
-        }
+    } else if s.warp < 2 || s.lanes > 1 || s.block > 1 {
+        return no("wanted are warp=2 or more, lanes=1 and block=1");
     }
     let steps = if pass.retraced > 0 { s.unroll } else { s.tile };
     let states: u64 = rec
@@ -165,7 +160,7 @@ pub(crate) fn check_share(
     }
     let time = pass.recurrence.time;
     let runs = s.order == Order::Scanned && multiple(time) % i64::from(s.tile) != 0;
-    let apart = pass.chunk.is_some() && pass.retraced == 0;
+    let apart = pass.chunk.is_some() && s.order != Order::Staged;
     if runs || apart {
         return no("time is chunked or no multiple of tile".into());
     }
