@@ -415,6 +415,16 @@ fn part(b: &mut Builder<'_>, r: &Retrace, chunk: &Chunk, number: Ix) {
                         loads(b, &r.parts.reads)
                     });
                 });
+                if k > 0 {
+                    // The next step's loads come before this one's stores, past which they are not moved.
+                    at(b, here, base.clone() + Ix::Const(k - 1), k - 1, |b| {
+                        for &id in &r.parts.reads.inputs {
+                            b.each_copy(&[r.axis], &mut |b| {
+                                b.value(id);
+                            });
+                        }
+                    });
+                }
                 back(b, k);
             }
         });
