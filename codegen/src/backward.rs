@@ -34,6 +34,9 @@ const MOST_HELD: usize = 32;
 const HELD: usize = 4;
 const BLOCKS: u32 = 4;
 
+/// Threads of a multiprocessor up to which each has 200 registers.
+const FEW_THREADS: u32 = 320;
+
 /// Warps that a multiprocessor holds of a backward run, which takes 160 registers a thread or so.
 const WARPS: u64 = 12;
 
@@ -269,7 +272,7 @@ impl Backward {
         let mut sizes = vec![THREADS];
         if enough {
             // Where there are no more blocks than are held at once, those that leave the fullest multiprocessor the least to do.
-            sizes = vec![128, 256, 160, 192, 96, 64];
+            sizes = vec![128, 256, 160, 320, 192, 96, 64];
             let fullest = |&n: &u32| match own(n).div_ceil(multiprocessors) * n as usize {
                 all if all <= (BLOCKS * THREADS) as usize => all,
                 _ => (BLOCKS * THREADS) as usize,
@@ -295,17 +298,20 @@ impl Backward {
                 Ty::F32 => held.clamp(1, BLOCKS * THREADS / threads),
                 _ => 0,
             };
+            // Few warps leave room for the states of a whole chunk, which then is run again once.
+            let few = save <= 16 && resident > 0 && resident * threads <= FEW_THREADS;
+            let part = if save.is_multiple_of(8) && save > 8 {
+                8
+            } else {
+                4
+            };
             for share in [2, 0] {
                 out.push(Schedule {
                     algorithm,
                     lanes: threads / warp,
                     warp,
                     tile: save / warp,
-                    unroll: if save.is_multiple_of(8) && save > 8 {
-                        8
-                    } else {
-                        4
-                    },
+                    unroll: if few { save } else { part },
                     ahead: 1,
                     share,
                     save,

@@ -106,6 +106,15 @@ fn explain_shows_gradients_as_math() {
     assert!(gru.contains("dense") && !gru.contains("d_w_r"), "{gru}");
     let text = user.ok(&["explain", "gru", "--grad=x", "--stage", "recurrence"]);
     assert!(text.contains("let d_x = "), "{text}");
+    // The other stages are those of a plan for the machine; the GPU's code is there without a GPU.
+    for (stage, part) in [
+        ("plan", "pass scan_grad"),
+        ("loops", "proc scan_grad {"),
+        ("cuda", "__global__"),
+    ] {
+        let text = user.ok(&["explain", "scan.rs", "--grad", "--stage", stage]);
+        assert!(text.contains(part), "{stage}: {text}");
+    }
 }
 
 #[test]

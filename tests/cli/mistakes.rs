@@ -186,8 +186,8 @@ fn bad_input_is_exit_code_2_and_says_what_to_do() {
             &["no input or state `w`", "`delta`"],
         ),
         (
-            vec!["explain", "scan.rs", "--grad", "--stage", "loops"],
-            &["recurrence and scan"],
+            vec!["explain", "scan.rs", "--grad", "--stage", "asm"],
+            &["recurrence, scan, plan, loops and cuda"],
         ),
         (
             vec!["bench", "--filter", "no such model"],

@@ -5,7 +5,7 @@
 use selscan_codegen::interp::{Memory, interp};
 use selscan_codegen::loop_ir::Role;
 use selscan_codegen::{
-    Dtype, Options, Order, Plan, Refusal, Schedule, Target, Ty, default_plan, lower,
+    Algorithm, Dtype, Options, Order, Plan, Refusal, Schedule, Target, Ty, default_plan, lower,
 };
 use selscan_dsl::{Extents, InputId, Inputs, Outputs, Scan, StateId, eval_with_bound, prepare};
 use selscan_models::{Model, model};
@@ -166,16 +166,19 @@ fn states_are_saved_on_the_way() {
     assert!(runs.iter().all(|&n| n > 100), "{runs:?}");
 }
 
-/// A forward run for a gradient has the order of a plain launch, where channels are many and where they are few.
+/// A forward run for a gradient has the order of a plain launch where channels are many; where they are few, time in chunks.
 #[test]
 fn saving_keeps_the_order() {
     let model = model("selective_scan_bdl").unwrap();
     let r = model.recurrence().unwrap();
     let scan = &prepare(&r, &|name| !name.ends_with("const"), false)[0];
-    for (channels, order) in [(2048, Order::Staged), (64, Order::Scanned)] {
+    for (channels, orders) in [
+        (2048, [Order::Staged, Order::Staged]),
+        (64, [Order::Scanned, Order::Staged]),
+    ] {
         let extents = [("B", 8), ("L", 2048), ("D", channels), ("N", 16), ("G", 1)];
         let extents = Model::extents(&scan.recurrence, &extents);
-        for save in [0, 16] {
+        for (save, order) in [0, 16].into_iter().zip(orders) {
             let options = Options {
                 save,
                 ..Options::default()
@@ -187,6 +190,8 @@ fn saving_keeps_the_order() {
                 plan.schedule
             );
             assert_eq!(plan.schedule.save, save);
+            let cut = plan.schedule.algorithm != Algorithm::Sequential;
+            assert_eq!(cut, save > 0 && channels == 64, "'{}'", plan.schedule);
         }
     }
 }

@@ -181,11 +181,18 @@ impl Planner<'_> {
             for order in [Order::Registers, Order::Stepped] {
                 let schedule = Schedule {
                     lanes,
-                    unroll: if self.target.gpu.is_some() { 8 } else { 1 },
                     ..Schedule::plain(order)
                 };
                 let mut pass = self.pass(&scan.recurrence, structure.clone(), schedule);
                 finish(&mut pass);
+                if self.target.gpu.is_some() {
+                    // Loads of several positions at once.
+                    let time = &pass.extents[scan.recurrence.time.0 as usize];
+                    let count = time.eval(&|_| 0, &|a| self.extents.get(a) as i64);
+                    let most = [32, 16, 8, 4, 2].into_iter();
+                    let unroll = most.filter(|&n| i64::from(n) <= count.unwrap_or(1)).max();
+                    pass.schedule.unroll = unroll.unwrap_or(1);
+                }
                 made = check_pass(&pass, self.options, self.target).map(|()| pass);
                 if made.is_ok() {
                     return made;

@@ -71,6 +71,10 @@ pub(crate) fn proposals(
     // Where channels are innermost, what saves states for a gradient runs chunk by chunk.
     let saves = options.save > 0;
     if several && time_last && points < wanted {
+        if saves {
+            // A scan across threads saves state by state, each to another chunk.
+            out.extend(staged_chunks(&base, steps, (points, states), wanted));
+        }
         out.extend(scanned);
         out.extend(apart);
     } else if several && points < if saves { wanted / 6 } else { wanted / 8 } {
@@ -211,6 +215,37 @@ fn staged(
         }
     }
     out
+}
+
+/// The same where channels are too few: time in as many chunks as there is room for, each with its threads.
+fn staged_chunks(
+    base: &Schedule,
+    steps: usize,
+    (points, states): (usize, usize),
+    wanted: usize,
+) -> Vec<Schedule> {
+    let warp = states / 4;
+    let chunks = wanted / points.saturating_mul(warp).max(1);
+    if !(8..=32).contains(&states) || !warp.is_power_of_two() || chunks < 2 {
+        return Vec::new();
+    }
+    let whole = base.save.max(32) as usize;
+    let chunk = steps.div_ceil(chunks).next_multiple_of(whole);
+    let of = |tile: u32| Schedule {
+        algorithm: Algorithm::Chunked {
+            chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
+        },
+        order: Order::Staged,
+        tile,
+        unroll: 4,
+        warp: warp as u32,
+        share: 2,
+        ..*base
+    };
+    if chunk >= steps {
+        return Vec::new();
+    }
+    [8, 4].map(of).to_vec()
 }
 
 /// Sizes of blocks, 16 warps a multiprocessor, of `all` threads: first those that leave the fullest multiprocessor the

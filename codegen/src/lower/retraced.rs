@@ -409,7 +409,13 @@ fn part(b: &mut Builder<'_>, r: &Retrace, chunk: &Chunk, number: Ix) {
     if r.whole {
         return b.block(time, |b| {
             for k in (0..count).rev() {
-                each_group(count - 1 - k, count, &mut |j| {
+                let done = count - 1 - k;
+                let ahead = if done % GROUP == 1 {
+                    done + GROUP - 1
+                } else {
+                    done
+                };
+                each_group(ahead, count, &mut |j| {
                     let j = count - 1 - j;
                     at(b, here, base.clone() + Ix::Const(j), j, |b| {
                         loads(b, &r.parts.reads)
