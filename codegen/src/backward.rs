@@ -17,7 +17,7 @@ mod starts;
 mod sums;
 
 use selscan_dsl::scan::Scan;
-use selscan_dsl::{Adjoint, AxisId, Extents, Recurrence, Reduction, VjpError, When};
+use selscan_dsl::{Adjoint, AxisId, Extents, Recurrence, Reduction, StateDecl, VjpError, When};
 
 use crate::dtype::Ty;
 use crate::options::Options;
@@ -261,7 +261,11 @@ impl Backward {
         let items = points(&mut model.parallel.iter().copied());
         let lane = model.lane.map_or(0, |a| extents.get(a));
         let (steps, save) = (extents.get(self.primal.time), options.save);
-        let warp = states.div_ceil(HELD).next_power_of_two().clamp(2, 16) as u32;
+        // A complex state has two numbers a point.
+        let words = |s: &StateDecl| if s.complex { 2 } else { 1 };
+        let words: usize = self.primal.states.iter().map(words).sum();
+        let numbers = states.saturating_mul(words);
+        let warp = numbers.div_ceil(HELD).next_power_of_two().clamp(2, 16) as u32;
         if lane == 0 || !save.is_multiple_of(warp) || !save.is_multiple_of(4) {
             return Vec::new();
         }
@@ -269,10 +273,9 @@ impl Backward {
         let slots = multiprocessors * BLOCKS as usize;
         let own = |threads: u32| items / (threads / warp).max(1) as usize;
         let enough = own(THREADS) * 9 >= slots * 5;
-        let mut sizes = vec![THREADS];
+        let mut sizes = vec![THREADS, 256, 160, 320, 192, 96, 64];
         if enough {
             // Where there are no more blocks than are held at once, those that leave the fullest multiprocessor the least to do.
-            sizes = vec![128, 256, 160, 320, 192, 96, 64];
             let fullest = |&n: &u32| match own(n).div_ceil(multiprocessors) * n as usize {
                 all if all <= (BLOCKS * THREADS) as usize => all,
                 _ => (BLOCKS * THREADS) as usize,
@@ -294,17 +297,18 @@ impl Backward {
         for threads in sizes {
             let chunks = if enough { 1 } else { chunks };
             let held = (own(threads) * chunks).div_ceil(multiprocessors) as u32;
+            let own = numbers.div_ceil(warp as usize);
             let resident = match options.compute {
-                Ty::F32 => held.clamp(1, BLOCKS * THREADS / threads),
+                Ty::F32 if own <= HELD => held.clamp(1, BLOCKS * THREADS / threads),
                 _ => 0,
             };
             // Few warps leave room for the states of a whole chunk, which then is run again once.
             let few = save <= 16 && resident > 0 && resident * threads <= FEW_THREADS;
-            let part = if save.is_multiple_of(8) && save > 8 {
-                8
-            } else {
-                4
-            };
+            let part = [8, 4, 2].into_iter().find(|&part: &u32| {
+                let half = save.is_multiple_of(part) && save > part;
+                half && own * part as usize <= 8 * HELD
+            });
+            let part = part.unwrap_or(1);
             for share in [2, 0] {
                 out.push(Schedule {
                     algorithm,

@@ -192,7 +192,8 @@ impl<'a> Planner<'a> {
             }
         };
         pass.sums = self.sums_of(rec, structure);
-        if self.target.gpu.is_some() && self.schedule.lanes > 1 && pass.sums.is_none() {
+        let added = self.schedule.lanes > 1 && staged.is_none();
+        if self.target.gpu.is_some() && added && pass.sums.is_none() {
             return Err(Refusal(format!(
                 "{} has no sums over its lanes for threads to add up together; use lanes=1",
                 rec.name

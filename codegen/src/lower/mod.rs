@@ -6,6 +6,7 @@
 
 mod builder;
 mod chunks;
+mod gathered;
 mod items;
 mod loops;
 mod memory;

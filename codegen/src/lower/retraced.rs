@@ -18,78 +18,30 @@
 //! }
 //! ```
 //! The exponentials of a step are computed again on the way back: kept, they take more registers than there are. (Mamba's
-//! recomputation, Gu & Dao 2023, § 3.3.2; sums over lanes as a butterfly that halves what a lane has left.)
+//! recomputation, Gu & Dao 2023, § 3.3.2.)
 
-use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, Part, ReduceOp, When};
+use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, ReduceOp, When};
 
 use super::builder::{Builder, Slot, Stored};
+use super::gathered::{Gathered, Sizes, exchanged, near};
 use super::registers::{self, Held};
 use super::run::{Run, at_step, outputs, store, where_there};
-use super::staged::{GAP, Parts, Reads, memory, reads_shared, total};
-use crate::ix::gcd;
-use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Reg, Rhs, Stmt};
+use super::staged::{Parts, Reads, memory, reads_shared, total};
+use crate::loop_ir::{Buf, Ix, LoopOp, Reg, Rhs, Stmt};
 use crate::plan::Pass;
 
 /// Steps whose values are loaded from what the threads have in common at once.
 const GROUP: i64 = 4;
-
-/// Elements between the sums of two threads' runs that are left out: runs lie in different banks.
-const SHIFT: i64 = 8;
-
-/// A chunk's sizes.
-#[derive(Clone, Copy)]
-struct Sizes {
-    /// Steps of a chunk, of a part of it, and of a thread's run.
-    steps: i64,
-    part: i64,
-    run: i64,
-    /// Points of the lane axis in a block, and threads of each.
-    channels: i64,
-    warp: i64,
-    /// Warps of a block.
-    warps: i64,
-}
-
-impl Sizes {
-    fn of(pass: &Pass) -> Sizes {
-        let s = &pass.schedule;
-        Sizes {
-            steps: i64::from(s.save),
-            part: i64::from(s.unroll),
-            run: i64::from(s.tile),
-            channels: i64::from(s.lanes),
-            warp: i64::from(s.warp),
-            warps: i64::from(s.threads / 32),
-        }
-    }
-
-    /// Elements of a value at all steps of a chunk, for one point of the lane axis.
-    fn row(self) -> i64 {
-        self.steps + GAP
-    }
-
-    /// Elements of a sum's parts at the steps of a run, for all threads.
-    fn sums(self) -> i64 {
-        self.run * self.channels * self.warp + SHIFT
-    }
-}
-
-/// Values of the outputs that are sums over the lane axis, which a thread has at a step.
-fn gathered(pass: &Pass, parts: &Parts) -> i64 {
-    let axis = pass.structure.inner.iter().next();
-    let points = match axis.map(|a| &pass.extents[a.0 as usize]) {
-        Some(Ix::Const(n)) => *n / i64::from(pass.schedule.warp),
-        _ => 0,
-    };
-    points * parts.outputs.len() as i64
-}
 
 /// Elements that the threads of a block have in common.
 pub(super) fn elements(pass: &Pass, parts: &Parts) -> i64 {
     let sizes = Sizes::of(pass);
     let before = all_before(parts).len() as i64 * sizes.channels * sizes.row();
     let sums = parts.sums.len() as i64 * sizes.steps / sizes.run * sizes.sums();
-    before + sums + sizes.warps * sizes.steps * sizes.warp * gathered(pass, parts)
+    before
+        + sums
+        + Gathered::points(pass, parts).elements()
+        + Gathered::runs(pass, parts).elements()
 }
 
 /// What either run reads that is computed before.
@@ -108,8 +60,9 @@ struct Retrace {
     parts: Parts,
     before: Vec<(NodeId, Buf)>,
     sums: Vec<Buf>,
-    /// Parts of the sums over the lane axis, [warp][step][thread][value].
-    gathered: (Buf, i64),
+    /// Sums over the lane axis, at the states' points and of one value a step.
+    points: Gathered,
+    runs: Gathered,
     /// The states that are run again, those of the adjoint, and what is a sum over time alone.
     again: (Vec<(Slot, NodeId)>, Vec<Held>),
     back: (Vec<(Slot, NodeId)>, Vec<Held>),
@@ -162,9 +115,8 @@ fn open(b: &mut Builder<'_>, parts: Parts, axis: AxisId) -> Retrace {
     let len = sizes.steps / sizes.run * sizes.sums();
     let sums = 0..parts.sums.len();
     let sums = sums.map(|k| memory(b, format!("part{k}"), len)).collect();
-    let values = gathered(pass, &parts);
-    let len = sizes.warps * sizes.steps * sizes.warp * values;
-    let gathered = (memory(b, "gathered".into(), len), values);
+    let points = Gathered::points(pass, &parts).open(b, "points");
+    let runs = Gathered::runs(pass, &parts).open(b, "runs");
     let (mut again, mut back, mut late) = (Vec::new(), Vec::new(), Vec::new());
     for (slot, update) in b.all_slots() {
         let state = slot.state.0 as usize;
@@ -180,18 +132,19 @@ fn open(b: &mut Builder<'_>, parts: Parts, axis: AxisId) -> Retrace {
     // What the states start from is had chunk by chunk.
     let again_held = registers::open(b, &again);
     let back_held = registers::open(b, &back);
-    let plain = (0..pass.recurrence.outputs.len()).filter(|k| !parts.outputs.contains(k));
+    let plain = (0..pass.recurrence.outputs.len()).filter(|&k| !b.is_summed(k));
     Retrace {
         sizes,
         time: pass.recurrence.time,
         axis,
         before,
         sums,
-        gathered,
         again: (again, again_held),
         back: (back, back_held),
         late,
         plain: plain.collect(),
+        points,
+        runs,
         whole: b.multiple_of_time % sizes.steps == 0,
         parts,
     }
@@ -211,33 +164,12 @@ fn added(pass: &Pass, slot: Slot, update: NodeId) -> Option<(Op, NodeId)> {
 /// The states after the last step, and sums over time: each of the threads of a point has a part.
 fn close(b: &mut Builder<'_>, r: &Retrace) {
     for &(slot, op, _, own) in &r.late {
-        let sum = near(r.sizes).fold(own, |sum, far| exchanged(b, sum, far));
+        let sum = near(r.sizes.warp).fold(own, |sum, far| exchanged(b, sum, far));
         let first = b.load_initial(slot);
         let all = b.set(b.ty(), Rhs::Op(LoopOp::Math(op), vec![first, sum]));
         b.store_last(slot, all);
     }
     registers::close(b, &r.back.0, &r.back.1);
-}
-
-/// The bits of a lane's number that are its thread's.
-fn near(sizes: Sizes) -> impl Iterator<Item = i64> {
-    [1, 4, 8, 16]
-        .into_iter()
-        .filter(move |&bit| bit == 1 || bit < 2 * sizes.warp)
-}
-
-/// The bits of a lane's number that are its point's within the warp, from the highest.
-fn far(sizes: Sizes) -> impl Iterator<Item = i64> {
-    [16, 8, 4, 2]
-        .into_iter()
-        .filter(move |&bit| bit == 2 || bit >= 2 * sizes.warp)
-}
-
-/// x plus what the lane whose number differs in a bit has.
-fn exchanged(b: &mut Builder<'_>, x: Reg, bit: i64) -> Reg {
-    let other = Rhs::Op(LoopOp::ShuffleXor(bit as u8), vec![x]);
-    let other = b.set(b.ty(), other);
-    b.combine(ReduceOp::Sum, x, other)
 }
 
 fn chunk(b: &mut Builder<'_>, r: &Retrace, number: Ix, to: &Ix) {
@@ -289,9 +221,12 @@ fn chunk(b: &mut Builder<'_>, r: &Retrace, number: Ix, to: &Ix) {
     b.block(AxisSet::of(r.time), |b| after(b, r, &own));
     b.stored.clear();
     b.shared = Some(r.axis);
-    for (k, &output) in r.parts.outputs.iter().enumerate() {
-        add_up(b, r, &chunk, (k as i64, output));
+    if !r.runs.of.is_empty() {
+        b.stmt(Stmt::Meet);
     }
+    let end = (!r.whole).then_some(&chunk.end);
+    r.points.add_up(b, (&chunk.start, end), Some(r.axis));
+    r.runs.add_up(b, (&chunk.start, end), None);
 }
 
 /// The states before a chunk.
@@ -473,11 +408,10 @@ fn adjoint(b: &mut Builder<'_>, r: &Retrace, known: &[Known], step: &Ix) {
             b.stmt(Stmt::Store(buf, ix, part));
         }
         let mut values = Vec::new();
-        for &k in &r.parts.outputs {
-            let value = b.pass.recurrence.outputs[k].value;
+        for &(_, _, value) in &r.points.of {
             b.each_copy(&[r.axis], &mut |b| values.push(b.value(value)));
         }
-        gather(b, r, values, step);
+        r.points.gather(b, values, step);
     });
 }
 
@@ -525,48 +459,12 @@ fn split(step: &Ix, run: i64) -> (Ix, Ix) {
     }
 }
 
-/// Adds values up over the points of a warp: each exchange halves what a lane has left, while that can be halved.
-fn gather(b: &mut Builder<'_>, r: &Retrace, mut values: Vec<Reg>, step: &Ix) {
-    let Some(lane) = b.lane_var else { return };
-    let bit_of = |bit: i64| {
-        let above = Ix::Var(lane) / Ix::Const(bit);
-        above.clone() - above / Ix::Const(2) * Ix::Const(2)
-    };
-    // Which value is this lane's first; where lanes have the same ones, the first of them stores.
-    let (mut own, mut alike) = (Ix::Const(0), Ix::Const(0));
-    for bit in far(r.sizes) {
-        let half = values.len() / 2;
-        if values.len() % 2 > 0 {
-            values = values.iter().map(|&x| exchanged(b, x, bit)).collect();
-            alike = alike + bit_of(bit);
-            continue;
-        }
-        values = b.halved(&values, (lane, bit as u32));
-        own = own + bit_of(bit) * Ix::Const(half as i64);
-    }
-    let warp = Ix::Var(lane) / Ix::Const(32) * Ix::Const(r.sizes.steps);
-    let row = (warp + step.clone()) * Ix::Const(r.sizes.warp) + b.thread_ix();
-    let ix = row * Ix::Const(r.gathered.1) + own;
-    let stores = values.iter().enumerate();
-    let stores =
-        stores.map(|(k, &x)| Stmt::Store(r.gathered.0, ix.clone() + Ix::Const(k as i64), x));
-    let stores = stores.collect();
-    match alike {
-        Ix::Const(0) => b.extend(stores),
-        alike => b.stmt(Stmt::If {
-            lhs: alike,
-            rhs: Ix::Const(1),
-            then: stores,
-            els: vec![],
-        }),
-    }
-}
-
 /// The outputs of this thread's run, and its part of the sums over time.
 fn after(b: &mut Builder<'_>, r: &Retrace, own: &Run) {
     let first = own_step(b, r);
     let mut values = Vec::new();
     let mut added = Vec::new();
+    let mut runs = vec![Vec::new(); r.runs.of.len()];
     for k in 0..r.sizes.run {
         let step = first.clone() + Ix::Const(k);
         b.local = place(b, r, step.clone());
@@ -579,8 +477,12 @@ fn after(b: &mut Builder<'_>, r: &Retrace, own: &Run) {
             for &(_, _, x, sum) in &r.late {
                 added.push((k, sum, b.value(x)));
             }
+            for (own, &(_, _, value)) in runs.iter_mut().zip(&r.runs.of) {
+                own.push(b.value(value));
+            }
         });
     }
+    r.runs.gather(b, runs.concat(), &Ix::Const(0));
     store(b, own, &values);
     for (k, sum, x) in added {
         where_there(b, own, k, |b| {
@@ -588,57 +490,4 @@ fn after(b: &mut Builder<'_>, r: &Retrace, own: &Run) {
             b.assign(sum, both);
         });
     }
-}
-
-/// Adds up what the warps have of a sum over the lane axis, the `k`-th of those outputs: each thread of the block some.
-fn add_up(b: &mut Builder<'_>, r: &Retrace, chunk: &Chunk, (k, output): (i64, usize)) {
-    let (from, values) = r.gathered;
-    let points = b.known(r.axis);
-    let each = points / r.sizes.warp;
-    let unit = gcd(each, 4);
-    let turn = b.proc.var("i");
-    let step = Ix::Var(turn) / Ix::Const(points / unit);
-    let point = (Ix::Var(turn) - step.clone() * Ix::Const(points / unit)) * Ix::Const(unit);
-    let thread = point.clone() / Ix::Const(each);
-    let within = point.clone() - thread.clone() * Ix::Const(each);
-    let place = |warp: i64| {
-        let row = (step.clone() + Ix::Const(warp * r.sizes.steps)) * Ix::Const(r.sizes.warp);
-        (row + thread.clone()) * Ix::Const(values) + within.clone() + Ix::Const(k * each)
-    };
-    let body = |b: &mut Builder<'_>| {
-        let mut sums: Vec<Option<Reg>> = vec![None; unit as usize];
-        for warp in 0..r.sizes.warps {
-            let ix = place(warp);
-            let load = |b: &mut Builder<'_>, j: i64| {
-                b.set(b.ty(), Rhs::Load(from, ix.clone() + Ix::Const(j)))
-            };
-            let parts: Vec<Reg> = (0..unit).map(|j| load(b, j)).collect();
-            for (sum, x) in sums.iter_mut().zip(parts) {
-                *sum = Some(match *sum {
-                    None => x,
-                    Some(sum) => b.combine(ReduceOp::Sum, sum, x),
-                });
-            }
-        }
-        for (j, sum) in sums.into_iter().flatten().enumerate() {
-            let at = point.clone() + Ix::Const(j as i64);
-            let time = chunk.start.clone() + step.clone();
-            b.with_axis(r.time, time, -1, |b| {
-                b.with_axis(r.axis, at, -1, |b| {
-                    let ix = b.part_ix(output, Part::Real, Ix::Const(0));
-                    b.stmt(Stmt::Store(b.outputs[output], ix, sum));
-                });
-            });
-        }
-    };
-    let hi = Ix::Const(r.sizes.steps * points / unit);
-    let head = (turn, LoopKind::Team, Ix::Const(0), hi, 1);
-    b.push(AxisSet::of(r.time).with(r.axis), Some(head));
-    if r.whole {
-        body(b);
-    } else {
-        let time = chunk.start.clone() + step.clone();
-        b.choice(time, chunk.end.clone(), body, |_| {});
-    }
-    b.pop();
 }

@@ -18,7 +18,7 @@
 
 use std::collections::HashMap;
 
-use selscan_dsl::{AxisId, AxisSet, Node, NodeId, ReduceOp, Type};
+use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Part, ReduceOp, Type};
 
 use super::builder::{Builder, Slot, Stored};
 use super::registers::{self, Held};
@@ -66,7 +66,9 @@ impl Reads {
             let apart = structure.inner_axes(rec, id).is_empty();
             let level = structure.level(id);
             match node {
-                Node::Reduce { .. } => return Err("a state reads a sum over states".into()),
+                Node::Reduce { .. } if level > Level::Stream || !apart => {
+                    return Err("a state reads a sum over states".into());
+                }
                 Node::Const(_) | Node::Extent(_) | Node::Index(_) | Node::State { .. } => {}
                 _ if level == Level::Invariant => {}
                 _ if apart && level == Level::Stream && graph.ty(id) == Type::Real => {
@@ -91,8 +93,9 @@ pub(crate) struct Parts {
     pub again: Reads,
     /// What the outputs read of the states.
     pub sums: Vec<Sum>,
-    /// Outputs at the states' points: sums over the lane axis.
-    pub outputs: Vec<usize>,
+    /// Outputs that are sums over the lane axis, at the states' points, and of one value a step: output, half, its node.
+    pub outputs: Vec<(usize, Part, NodeId)>,
+    pub runs: Vec<(usize, Part, NodeId)>,
 }
 
 impl Parts {
@@ -108,17 +111,19 @@ impl Parts {
             let sums = pass.sums.as_ref().filter(|_| pass.retraced > 0);
             sums.is_some_and(|sums| sums.outputs[k].is_some())
         };
-        let mut outputs = Vec::new();
+        let (mut outputs, mut runs) = (Vec::new(), Vec::new());
         for (k, output) in rec.outputs.iter().enumerate() {
-            match (summed(k), output.axes.contains(&axis)) {
-                (true, true) if !output.complex => outputs.push(k),
-                (false, false) => {}
-                (true, _) => {
-                    let name = &output.name;
-                    return Err(format!("sum {name} is complex or has no inner axes"));
+            let inner = output.axes.contains(&axis);
+            if !summed(k) {
+                if inner {
+                    return Err(format!("output {} has inner axes", output.name));
                 }
-                (false, true) => return Err(format!("output {} has inner axes", output.name)),
+                continue;
             }
+            let to = if inner { &mut outputs } else { &mut runs };
+            let first = if output.complex { Part::Re } else { Part::Real };
+            to.push((k, first, output.value));
+            to.extend(output.value_im.map(|im| (k, Part::Im, im)));
         }
         let mut sums = Vec::new();
         for id in graph.reachable(&rec.roots()) {
@@ -132,6 +137,9 @@ impl Parts {
                         x: *x,
                     });
                 }
+                // Computed before the states, or after, each step by one thread.
+                Node::Reduce { x, .. }
+                    if pass.retraced > 0 && structure.level(*x) == Level::Stream => {}
                 Node::Reduce { .. } => return Err("inputs alone are reduced".into()),
                 node if !reads_own_point(rec, node) => {
                     return Err("points of the states meet".into());
@@ -147,13 +155,14 @@ impl Parts {
                 .flatten()
         };
         let mut open: Vec<NodeId> = sums.iter().map(|s| s.x).collect();
-        open.extend(outputs.iter().map(|&k| rec.outputs[k].value));
+        open.extend(outputs.iter().map(|&(.., value)| value));
         open.extend(updates(pass.retraced, rec.states.len()));
         Ok(Parts {
             reads: Reads::of(pass, open)?,
             again: Reads::of(pass, updates(0, pass.retraced).collect())?,
             sums,
             outputs,
+            runs,
         })
     }
 }

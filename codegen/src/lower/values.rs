@@ -154,9 +154,12 @@ impl Builder<'_> {
     fn reduced(&mut self, op: ReduceOp, axis: AxisId, x: NodeId, frame: usize) -> Placed {
         let mut sum: Option<Placed> = None;
         let (own, first) = self.own_points(axis);
+        // Where threads share points elsewhere, all of them have other names than a thread's own.
+        let apart = self.pass.retraced > 0 && self.shared != Some(axis);
+        let name = if apart { self.known(axis) } else { 0 };
         for k in 0..own {
             let at = first.clone() + Ix::Const(k);
-            let term = self.with_axis(axis, at, k, |b| b.placed(x));
+            let term = self.with_axis(axis, at, name + k, |b| b.placed(x));
             sum = Some(match sum {
                 None => term,
                 Some(sum) => {

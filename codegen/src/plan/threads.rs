@@ -60,6 +60,9 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
         check_retraced(pass)?;
     } else if s.warp < 2 || s.lanes > 1 || s.block > 1 {
         return no("wanted are warp=2 or more, lanes=1 and block=1");
+    } else if pass.chunk.is_some() && s.share == 0 {
+        // Blocks that share inputs are full, and of one chunk.
+        return no("items of a warp are of several chunks of time");
     }
     let steps = if pass.retraced > 0 { s.unroll } else { s.tile };
     let states: u64 = rec
@@ -101,9 +104,6 @@ fn check_retraced(pass: &Pass) -> Result<(), Refusal> {
     }
     if s.tile * s.warp != s.save || !s.save.is_multiple_of(s.unroll) {
         return no("wanted are tile times warp as many steps as save, and unroll a part of these");
-    }
-    if pass.sums.is_none() {
-        return no("no gradient is a sum over channels");
     }
     for (state, late) in rec.states.iter().zip(&structure.late) {
         let inner = state.axes.iter().any(|&a| structure.inner.contains(a));
