@@ -306,7 +306,8 @@ impl Backward {
             let few = save <= 16 && resident > 0 && resident * threads <= FEW_THREADS;
             let part = [8, 4, 2].into_iter().find(|&part: &u32| {
                 let half = save.is_multiple_of(part) && save > part;
-                half && own * part as usize <= 8 * HELD
+                // An exponential in f64 is a page of code.
+                half && options.compute == Ty::F32 && own * part as usize <= 8 * HELD
             });
             let part = part.unwrap_or(1);
             for share in [2, 0] {

@@ -255,6 +255,8 @@ pub struct Proc {
     /// from shared memory in which every other pair of threads has the same address take half as long (measured,
     /// sm_90). Lanes that exchange registers must be neighbours.
     pub apart: bool,
+    /// Whether blocks are full and their items have the same loops, so that all threads of one can meet.
+    pub full: bool,
     /// Names of loop variables.
     pub vars: Vec<String>,
     /// Types of registers.
@@ -289,6 +291,7 @@ impl Proc {
             threads: 1,
             resident: 0,
             apart: false,
+            full: false,
             vars: vec![],
             regs: vec![],
             rows: vec![],

@@ -19,8 +19,8 @@ use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Target;
-pub(crate) use threads::check_share;
 use threads::{check_saved, check_scanned, check_staged, check_threads};
+pub(crate) use threads::{check_share, is_full};
 
 /// Why a schedule does not fit a recurrence.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

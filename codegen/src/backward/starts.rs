@@ -13,6 +13,7 @@ use super::Stage;
 use super::planner::{Places, Planner};
 use crate::candidates::{gpu_proposals, pass_has_room};
 use crate::chunked::{check_saves, passes};
+use crate::dtype::Ty;
 use crate::loop_ir::Role;
 use crate::options::Options;
 use crate::plan::{Pass, Refusal, check_pass, check_share};
@@ -63,7 +64,7 @@ impl Planner<'_> {
             }
             Ok((made, workspaces, starts))
         };
-        let blocks = staged_summaries(self.schedule).into_iter();
+        let blocks = staged_summaries(self.schedule, self.options).into_iter();
         let mut found = blocks.map(|s| summaries(self, s)).find(Result::is_ok);
         if found.is_none() {
             if let Some(pass) = self.starts_saved(&core, like, chunk) {
@@ -72,7 +73,14 @@ impl Planner<'_> {
                 self.passes.push(pass);
                 return Ok(starts);
             }
-            found = Some(summaries(self, summaries_of(self.schedule, self.target)));
+            let others = summaries_of(self.schedule, self.target).into_iter();
+            for made in others.map(|s| summaries(self, s)) {
+                let right = made.is_ok();
+                found = Some(made);
+                if right {
+                    break;
+                }
+            }
         }
         let (made, workspaces, starts) = found.unwrap_or_else(|| Ok(Default::default()))?;
         self.workspaces.extend(workspaces);
@@ -146,36 +154,47 @@ impl Planner<'_> {
 }
 
 /// Schedules of the passes that find the adjoint states before chunks that blocks trace back: as many threads a channel.
-fn staged_summaries(schedule: &Schedule) -> Vec<Schedule> {
+fn staged_summaries(schedule: &Schedule, options: &Options) -> Vec<Schedule> {
     if schedule.order != Order::Staged {
         return Vec::new();
     }
     let of = |(tile, share): (u32, u32)| Schedule {
         algorithm: schedule.algorithm,
         tile,
-        unroll: 4,
+        unroll: tile.min(4),
         warp: schedule.warp,
         ahead: schedule.ahead,
         share,
         ..Schedule::plain(Order::Staged)
     };
-    [(8, 2), (4, 2), (8, 0), (4, 0)].map(of).to_vec()
+    // All of a run is unrolled, and an exponential in f64 is a page of code.
+    match options.compute {
+        Ty::F64 => [(2, 2), (2, 0)].map(of).to_vec(),
+        _ => [(8, 2), (4, 2), (8, 0), (4, 0)].map(of).to_vec(),
+    }
 }
 
 /// The same where a thread, or a vector, has a channel.
-fn summaries_of(schedule: &Schedule, target: &Target) -> Schedule {
+fn summaries_of(schedule: &Schedule, target: &Target) -> Vec<Schedule> {
     let own = Schedule {
         save: 0,
         ..*schedule
     };
     match (&target.gpu, schedule.order) {
-        (None, _) => own,
+        (None, _) => vec![own],
         // Nothing here is added up over threads.
-        (Some(_), Order::Staged) => Schedule {
-            algorithm: schedule.algorithm,
-            unroll: 4,
-            ..Schedule::plain(Order::Registers)
-        },
-        (Some(_), _) => Schedule { lanes: 1, ..own },
+        (Some(_), Order::Staged) => {
+            let of = |order: Order| Schedule {
+                algorithm: schedule.algorithm,
+                unroll: if order == Order::Registers { 4 } else { 1 },
+                ..Schedule::plain(order)
+            };
+            // States beyond a few are unrolled by no one.
+            let few = schedule.warp <= 8;
+            let registers = few.then(|| of(Order::Registers));
+            let orders = [Order::Tiled, Order::Stepped].map(of);
+            registers.into_iter().chain(orders).collect()
+        }
+        (Some(_), _) => vec![Schedule { lanes: 1, ..own }],
     }
 }

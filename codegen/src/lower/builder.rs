@@ -11,7 +11,7 @@ use super::chunks::Kept;
 use crate::dtype::{Dtype, Ty};
 use crate::ix::gcd;
 use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
-use crate::plan::{Pass, Plan};
+use crate::plan::{Pass, Plan, is_full};
 use crate::schedule::Order;
 
 /// A loop under construction.
@@ -132,6 +132,7 @@ impl<'a> Builder<'a> {
             apart: pass.schedule.order == Order::Staged
                 && pass.retraced == 0
                 && (2..32).contains(&pass.schedule.warp),
+            full: pass.schedule.order == Order::Staged && is_full(pass, &plan.multiples),
             ..Proc::empty(&pass.name)
         };
         Builder::over(proc, plan, pass)

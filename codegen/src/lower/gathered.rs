@@ -149,7 +149,7 @@ impl Gathered {
         // Which value is this lane's first; where lanes have the same ones, the first of them stores.
         let (mut own, mut alike) = (Ix::Const(0), Ix::Const(0));
         for bit in far(self.sizes.warp) {
-            if values.len() % 2 > 0 {
+            if !values.len().is_multiple_of(2) {
                 values = values.iter().map(|&x| exchanged(b, x, bit)).collect();
                 alike = alike + bit_of(bit);
                 continue;

@@ -33,6 +33,9 @@ use crate::structure::{Level, reads_own_point};
 /// Elements between the runs of two threads that are left out, so that threads do not meet in one bank.
 pub(super) const GAP: i64 = 4;
 
+/// Points of inputs alone that one thread adds up.
+const MOST_ALONE: i64 = 16;
+
 /// A reduction over the points of the states.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sum {
@@ -138,8 +141,11 @@ impl Parts {
                     });
                 }
                 // Computed before the states, or after, each step by one thread.
-                Node::Reduce { x, .. }
-                    if pass.retraced > 0 && structure.level(*x) == Level::Stream => {}
+                Node::Reduce { axis, x, .. }
+                    if pass.retraced > 0
+                        && structure.level(*x) == Level::Stream
+                        && matches!(pass.extents[axis.0 as usize], Ix::Const(n) if n <= MOST_ALONE) =>
+                    {}
                 Node::Reduce { .. } => return Err("inputs alone are reduced".into()),
                 node if !reads_own_point(rec, node) => {
                     return Err("points of the states meet".into());

@@ -60,9 +60,6 @@ pub(super) fn check_staged(pass: &Pass, options: &Options, target: &Target) -> R
         check_retraced(pass)?;
     } else if s.warp < 2 || s.lanes > 1 || s.block > 1 {
         return no("wanted are warp=2 or more, lanes=1 and block=1");
-    } else if pass.chunk.is_some() && s.share == 0 {
-        // Blocks that share inputs are full, and of one chunk.
-        return no("items of a warp are of several chunks of time");
     }
     let steps = if pass.retraced > 0 { s.unroll } else { s.tile };
     let states: u64 = rec
@@ -129,7 +126,15 @@ pub(super) fn check_saved(pass: &Pass) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether blocks are full and of one row each, so that their threads can share inputs.
+/// Whether blocks are full, and of one row each, so that all of their threads have the same loops.
+pub(crate) fn is_full(pass: &Pass, multiples: &[i64]) -> bool {
+    let s = &pass.schedule;
+    let own = i64::from(s.block * (s.threads / s.warp.max(1)));
+    let lane = pass.structure.lane;
+    lane.is_some_and(|a| multiples.get(a.0 as usize).copied().unwrap_or(1) % own == 0)
+}
+
+/// Whether inputs are the same for the threads of a block, and it is one for all of them.
 pub(crate) fn check_share(
     pass: &Pass,
     options: &Options,
@@ -138,8 +143,16 @@ pub(crate) fn check_share(
 ) -> Result<(), Refusal> {
     let compute = options.compute_dtype();
     let s = &pass.schedule;
-    if s.share == 0 {
+    let cut = s.order == Order::Staged && pass.chunk.is_some() && pass.retraced == 0;
+    if s.share == 0 && !cut {
         return Ok(());
+    }
+    if s.share == 0 {
+        return match is_full(pass, multiples) {
+            true => Ok(()),
+            // Threads that meet have the same steps.
+            false => unfit(pass, "blocks have items of several chunks of time"),
+        };
     }
     let no = |why: String| {
         Err(Refusal(format!(

@@ -17,7 +17,7 @@ pub(super) struct Emitter<'a> {
     index: &'static str,
     /// Threads that run an item together.
     lanes: u32,
-    /// Whether the threads of a block share memory.
+    /// Whether the threads of a block share memory, or may meet.
     shares: bool,
     /// Whether the threads of a warp stay together from the first statement to the last.
     together: bool,
@@ -31,7 +31,7 @@ pub(super) struct Emitter<'a> {
 
 impl<'a> Emitter<'a> {
     pub fn new(proc: &'a Proc, lanes: u32) -> Self {
-        let shares = proc.buffers.iter().any(|b| b.role == Role::Shared);
+        let shares = proc.full || proc.buffers.iter().any(|b| b.role == Role::Shared);
         Emitter {
             proc,
             index: index_type(proc),
