@@ -43,6 +43,7 @@ pub(crate) fn empty(items: Ix) -> Proc {
         threads: 128,
         resident: 0,
         apart: false,
+        full: false,
         vars: Vec::new(),
         regs: Vec::new(),
         items,

@@ -65,6 +65,7 @@ pub fn random(seed: u64) -> (Proc, super::Inputs, Vec<i64>) {
         threads: 128,
         resident: 0,
         apart: false,
+        full: false,
         vars: Vec::new(),
         regs: Vec::new(),
         items: items.clone(),

@@ -110,6 +110,7 @@ fn map(op: LoopOp, ty: Ty, from: Dtype, to: Dtype, lanes: Option<u32>) -> Proc {
         threads: 128,
         resident: 0,
         apart: false,
+        full: false,
         vars: Vec::new(),
         regs: Vec::new(),
         items: extent.clone() / Ix::Const(width),
