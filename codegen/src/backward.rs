@@ -150,6 +150,7 @@ impl Backward {
         for name in left {
             planner.sums(&name, &[])?;
         }
+        planner.end_rounds();
         if let Some(after) = &self.after {
             planner.after(after)?;
         }

@@ -114,6 +114,7 @@ pub(crate) fn passes(
         replays: vec![],
         retraced: 0,
         sums: None,
+        beside: false,
         recurrence: summary,
     };
     let starts: Vec<(Role, Dtype)> = (0..count).map(|s| work(2 * count + s)).collect();
@@ -146,6 +147,7 @@ pub(crate) fn passes(
         replays: vec![],
         retraced: 0,
         sums: None,
+        beside: false,
         recurrence: carry,
     };
     let rescan = Pass {

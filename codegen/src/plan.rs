@@ -63,6 +63,8 @@ pub struct Pass {
     pub retraced: usize,
     /// Sums over the lane axis that are left in parts.
     pub sums: Option<Sums>,
+    /// Whether it reads nothing that the pass before it writes, and is as simple (a thread an item): both are one launch.
+    pub beside: bool,
 }
 
 /// A recurrence that is run again from saved states, inside a pass that reads its states.
@@ -203,6 +205,7 @@ impl Plan {
             replays: vec![],
             retraced: 0,
             sums: None,
+            beside: false,
         };
         let (passes, workspaces) = match schedule.algorithm {
             Algorithm::Sequential => (vec![whole], vec![]),

@@ -47,6 +47,8 @@ pub(super) struct Planner<'a> {
     extent_names: Vec<Option<String>>,
     pub(super) multiples: Vec<i64>,
     pub(super) passes: Vec<Pass>,
+    /// Sums that come after them: the first of each result, the second, …
+    pub(super) rounds: Vec<Vec<Pass>>,
     pub(super) workspaces: Vec<(Dtype, Ix)>,
     /// What passes hand to later ones, by name.
     made: HashMap<String, (Role, Dtype)>,
@@ -98,6 +100,7 @@ impl<'a> Planner<'a> {
             extent_names: axes.map(name).collect(),
             multiples: multiples(sig, lane, extents, target),
             passes: vec![],
+            rounds: vec![],
             workspaces: vec![],
             made: HashMap::new(),
             partly: HashMap::new(),
@@ -163,6 +166,7 @@ impl<'a> Planner<'a> {
             replays: vec![],
             retraced: 0,
             sums: None,
+            beside: false,
             recurrence: rec.clone(),
         }
     }

@@ -29,6 +29,8 @@ impl Planner<'_> {
         reductions.sort_by_key(|&r| match r {
             Reduction::Sum(axis) | Reduction::Group { of: axis, .. } => Some(axis) != lane,
         });
+        // What is summed first, second, … of each result: those know nothing of one another.
+        let mut round = 0;
         if let Some(chunks) = &partly.chunks {
             // An axis before the others in memory is summed with the chunks, as if there were more of them.
             let before = partly.axes.first().copied();
@@ -42,11 +44,12 @@ impl Planner<'_> {
                 partly.axes.remove(0);
                 reductions.remove(k);
             }
-            partly = self.sum(name, partly, None, reductions.is_empty())?;
+            partly = self.sum(name, partly, None, (reductions.is_empty(), round))?;
+            round += 1;
         }
         for (k, &reduction) in reductions.iter().enumerate() {
             let last = k + 1 == reductions.len();
-            partly = self.sum(name, partly, Some(reduction), last)?;
+            partly = self.sum(name, partly, Some(reduction), (last, round + k))?;
         }
         Ok(())
     }
@@ -57,7 +60,7 @@ impl Planner<'_> {
         name: &str,
         partly: Partly,
         reduction: Option<Reduction>,
-        last: bool,
+        (last, round): (bool, usize),
     ) -> Result<Partly, Refusal> {
         let (summed, groups) = match reduction {
             None => (None, None),
@@ -157,7 +160,10 @@ impl Planner<'_> {
             pass.last = vec![Some(role)];
         });
         self.ix.truncate(self.sig.axes.len());
-        self.passes.push(made?);
+        if self.rounds.len() <= round {
+            self.rounds.resize_with(round + 1, Vec::new);
+        }
+        self.rounds[round].push(made?);
         Ok(Partly {
             role,
             axes: to,
@@ -165,6 +171,17 @@ impl Planner<'_> {
             complex: partly.complex,
             parts: partly.parts.filter(|(lane, ..)| Some(*lane) != summed),
         })
+    }
+
+    /// Puts the sums after what was planned before: on a GPU, those of a round that a thread an item does are one launch.
+    pub(super) fn end_rounds(&mut self) {
+        for mut round in std::mem::take(&mut self.rounds) {
+            round.sort_by_key(|pass| !is_simple(pass));
+            for k in 1..round.len() {
+                round[k].beside = self.target.gpu.is_some() && is_simple(&round[k]);
+            }
+            self.passes.extend(round);
+        }
     }
 
     /// A pass by the first of the few schedules that it is worth; `finish` says where its tensors lie.
@@ -217,4 +234,10 @@ impl Planner<'_> {
         self.passes.push(made);
         Ok(())
     }
+}
+
+/// Whether a thread does an item on its own.
+fn is_simple(pass: &Pass) -> bool {
+    let s = &pass.schedule;
+    s.order == Order::Registers && s.lanes == 1 && s.warp == 1
 }

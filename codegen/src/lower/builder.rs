@@ -123,8 +123,9 @@ pub(super) struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    pub fn new(plan: &'a Plan, pass: &'a Pass) -> Self {
-        let proc = Proc {
+    /// A pass's proc with nothing in it.
+    pub fn empty(plan: &Plan, pass: &Pass) -> Proc {
+        Proc {
             extents: plan.extent_names.clone(),
             multiples: plan.multiples.clone(),
             threads: pass.schedule.threads,
@@ -134,8 +135,7 @@ impl<'a> Builder<'a> {
                 && (2..32).contains(&pass.schedule.warp),
             full: pass.schedule.order == Order::Staged && is_full(pass, &plan.multiples),
             ..Proc::empty(&pass.name)
-        };
-        Builder::over(proc, plan, pass)
+        }
     }
 
     /// The builder of a pass in a proc that may hold others.

@@ -41,8 +41,9 @@ pub(crate) use staged::{Parts, exchange_bytes};
 pub fn lower(plan: &Plan) -> Program {
     let mut workspaces = plan.workspaces.clone();
     let mut procs: Vec<Proc> = Vec::with_capacity(plan.passes.len());
-    for pass in &plan.passes {
-        let mut proc = bounded(lower_pass(plan, pass), plan.stack, &mut workspaces);
+    for passes in plan.passes.chunk_by(|_, next| next.beside) {
+        let pass = &passes[0];
+        let mut proc = bounded(lower_passes(plan, passes), plan.stack, &mut workspaces);
         if plan.wide {
             proc = wide(proc);
             if pass.schedule.ahead > 0 {
@@ -58,6 +59,47 @@ pub fn lower(plan: &Plan) -> Program {
         procs.push(proc);
     }
     Program { procs, workspaces }
+}
+
+/// Passes that know nothing of one another as one proc: its items are those of the first, then those of the next.
+fn lower_passes(plan: &Plan, passes: &[Pass]) -> Proc {
+    let mut proc = Builder::empty(plan, &passes[0]);
+    let item = proc.var("item");
+    let mut parts: Vec<(Ix, Vec<Stmt>)> = Vec::new();
+    let mut before = Ix::Const(0);
+    for pass in passes {
+        let mut b = Builder::over(proc, plan, pass);
+        let own = match parts.is_empty() {
+            true => item,
+            false => b.proc.var("own"),
+        };
+        let (items, mut body) = lower_pass(&mut b, own);
+        if own != item {
+            body.insert(0, Stmt::Let(own, Ix::Var(item) - before.clone()));
+        }
+        before = before + items;
+        parts.push((before.clone(), body));
+        proc = b.proc;
+    }
+    proc.items = before;
+    let last = parts.pop().map(|(_, body)| body).unwrap_or_default();
+    let body = parts.into_iter().rev().fold(last, |els, (end, then)| {
+        vec![Stmt::If {
+            lhs: Ix::Var(item),
+            rhs: end,
+            then,
+            els,
+        }]
+    });
+    proc.body = vec![Stmt::For {
+        var: item,
+        kind: LoopKind::Core,
+        lo: Ix::Const(0),
+        hi: proc.items.clone(),
+        step: 1,
+        body,
+    }];
+    proc
 }
 
 /// One dimension of the work items.
@@ -78,8 +120,9 @@ pub(crate) fn blocks(extent: &Ix, width: i64) -> Ix {
     whole.clone() + (extent.clone() - whole * Ix::Const(width))
 }
 
-fn lower_pass<'a>(plan: &'a Plan, pass: &'a Pass) -> Proc {
-    let mut b = Builder::new(plan, pass);
+/// How many items a pass has, and the statements of one.
+fn lower_pass(b: &mut Builder<'_>, item: Var) -> (Ix, Vec<Stmt>) {
+    let (plan, pass) = (b.plan, b.pass);
     let (rec, schedule) = (&pass.recurrence, &pass.schedule);
     let lane = pass.structure.lane;
     let width = i64::from(schedule.lanes * schedule.block);
@@ -104,11 +147,10 @@ fn lower_pass<'a>(plan: &'a Plan, pass: &'a Pass) -> Proc {
         Some(sums) => dims.push((Dim::Parts, sums.all.clone())),
         None => dims.extend(lane.map(|_| (Dim::Blocks, blocks.clone()))),
     }
-    b.proc.items = dims
+    let items = dims
         .iter()
         .fold(Ix::Const(1), |n, (_, extent)| n * extent.clone());
 
-    let item = b.proc.var("item");
     let mut lets = Vec::new();
     let mut block = None;
     let mut rest = item;
@@ -149,7 +191,7 @@ fn lower_pass<'a>(plan: &'a Plan, pass: &'a Pass) -> Proc {
     let mut body = Vec::new();
     match (block, whole) {
         (Some(block), Some(whole)) if width > 1 => {
-            let vectors = lane_body(&mut b, block, Ix::Const(0), schedule.lanes, schedule.block);
+            let vectors = lane_body(b, block, Ix::Const(0), schedule.lanes, schedule.block);
             let left_over = match &lane_extent {
                 Some(Ix::Const(n)) => n % width != 0,
                 _ => lane.is_none_or(|a| plan.multiple(rec.canonical(a)) % width != 0),
@@ -157,7 +199,7 @@ fn lower_pass<'a>(plan: &'a Plan, pass: &'a Pass) -> Proc {
             if left_over {
                 // Item `whole + k` runs the single point whole·width + k.
                 let skipped = whole.clone() * Ix::Const(width) - whole.clone();
-                let points = lane_body(&mut b, block, skipped, 1, 1);
+                let points = lane_body(b, block, skipped, 1, 1);
                 body.push(Stmt::If {
                     lhs: Ix::Var(block),
                     rhs: whole,
@@ -168,10 +210,10 @@ fn lower_pass<'a>(plan: &'a Plan, pass: &'a Pass) -> Proc {
                 body.extend(vectors);
             }
         }
-        (Some(block), _) => body.extend(lane_body(&mut b, block, Ix::Const(0), 1, 1)),
+        (Some(block), _) => body.extend(lane_body(b, block, Ix::Const(0), 1, 1)),
         (None, _) => {
             b.begin(None, 1, 1);
-            nest::nest(&mut b);
+            nest::nest(b);
             body.extend(b.finish());
         }
     }
@@ -180,17 +222,7 @@ fn lower_pass<'a>(plan: &'a Plan, pass: &'a Pass) -> Proc {
         lets.extend(b.clear_parts());
     }
     lets.extend(body);
-    let body = lets;
-    let items = b.proc.items.clone();
-    b.proc.body = vec![Stmt::For {
-        var: item,
-        kind: LoopKind::Core,
-        lo: Ix::Const(0),
-        hi: items,
-        step: 1,
-        body,
-    }];
-    b.proc
+    (items, lets)
 }
 
 /// The statements of one item whose lane axis begins at `block`·lanes·vectors + `skipped`.
