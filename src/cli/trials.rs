@@ -10,10 +10,11 @@ use selscan_dsl::{Array, AxisId, AxisIndex, AxisSet, Extents, Inputs, Node, Recu
 use selscan_models::Model;
 use selscan_runtime::{Error, Kernel, OwnedArgs, Schedule, Spec};
 
-/// Steps of the longer trials: several chunks, the last one short.
-const STEPS: usize = 131;
-/// Points of the axis that blocks run over: more than a block's threads, and odd.
+/// Steps of the longer trials: several chunks, the last one short; and none short.
+const STEPS: [usize; 2] = [131, 144];
+/// Points of the axis that blocks run over: more than a block's threads, and odd; whole blocks of a multiple of the second.
 const WIDE: usize = 151;
+const WHOLE: usize = 32;
 /// State points of a trial, about.
 const POINTS: usize = 600_000;
 
@@ -43,7 +44,8 @@ pub fn trials(model: &Model, kernel: &Kernel, quick: bool) -> Result<Vec<Trial>,
     use With::{Initial, Nothing, Options, Packed};
     let r = kernel.recurrence();
     let small = Model::extents(r, model.small);
-    let wide = widened(model, kernel, &small)?;
+    let wide = widened(model, kernel, &small, false)?;
+    let whole = widened(model, kernel, &small, true)?;
     let steps = |n: usize| {
         let mut extents = small.clone();
         extents.0[r.time.0 as usize] = n;
@@ -68,6 +70,13 @@ pub fn trials(model: &Model, kernel: &Kernel, quick: bool) -> Result<Vec<Trial>,
         }
     }
     add(Dtype::F32, Packed, &wide, 1);
+    add(Dtype::Bf16, Initial, &whole, 1);
+    let mut broken = whole.clone();
+    broken.0[r.time.0 as usize] = STEPS[0];
+    add(Dtype::F32, Options, &broken, 0);
+    if !quick {
+        add(Dtype::F32, Packed, &whole, 1);
+    }
     if !quick {
         add(Dtype::Bf16, Packed, &small, 0);
         add(Dtype::F16, Options, &steps(2), 0);
@@ -119,8 +128,8 @@ fn trial(
     }
 }
 
-/// Larger extents on the axes that code is not fixed to: odd numbers of steps and lanes.
-fn widened(model: &Model, kernel: &Kernel, small: &Extents) -> Result<Extents, Error> {
+/// Larger extents on the axes that code is not fixed to: odd numbers of steps and lanes, or whole blocks of them.
+fn widened(model: &Model, kernel: &Kernel, small: &Extents, whole: bool) -> Result<Extents, Error> {
     let r = kernel.recurrence();
     let sample = model.sample(r, small, &|_| true, 0);
     let args = OwnedArgs::from_inputs(&sample, Dtype::F32)?;
@@ -139,7 +148,8 @@ fn widened(model: &Model, kernel: &Kernel, small: &Extents) -> Result<Extents, E
             }
         }
     };
-    set(r.time, STEPS);
+    let steps = STEPS[usize::from(whole)];
+    set(r.time, steps);
     let scans = kernel.scans(&spec)?;
     let lane = scans
         .first()
@@ -161,9 +171,13 @@ fn widened(model: &Model, kernel: &Kernel, small: &Extents) -> Result<Extents, E
             .max()
             .unwrap_or(1)
             .max(1);
+        let points = (POINTS / steps / most).clamp(small.get(lane), WIDE);
         set(
             lane,
-            (POINTS / STEPS / most).clamp(small.get(lane), WIDE) | 1,
+            match whole {
+                true => (points / WHOLE).max(1) * WHOLE,
+                false => points | 1,
+            },
         );
     }
     Ok(wide)
