@@ -37,6 +37,9 @@ const BLOCKS: u32 = 4;
 /// Threads of a multiprocessor up to which each has 200 registers.
 const FEW_THREADS: u32 = 320;
 
+/// Points of the inner axes together, both of a matrix included, that a step is unrolled over.
+const MOST_UNROLLED: usize = 64;
+
 /// Warps that a multiprocessor holds of a backward run, which takes 160 registers a thread or so.
 const WARPS: u64 = 12;
 
@@ -197,6 +200,9 @@ impl Backward {
         let complex = self.primal.states.iter().any(|s| s.complex);
         let words = usize::from(complex) + 1 + usize::from(options.compute == Ty::F64);
         let held = inner.fold(words, usize::saturating_mul);
+        // Matrices unrolled are as many operations, four steps of them.
+        let all = model.inner.iter().map(|a| extents.get(a));
+        let matrix = all.fold(1, usize::saturating_mul);
         let orders: &[Order] = match target.gpu {
             Some(_) => &[Order::Registers, Order::Tiled, Order::Stepped],
             None => &[Order::Tiled, Order::Stepped],
@@ -229,7 +235,7 @@ impl Backward {
         for algorithm in algorithms {
             for &order in orders {
                 // Unrolled code beyond this takes seconds to compile, and more registers than there are.
-                if order == Order::Registers && held > MOST_HELD {
+                if order == Order::Registers && (held > MOST_HELD || matrix > MOST_UNROLLED) {
                     continue;
                 }
                 for &(lanes, block) in widths {

@@ -177,8 +177,8 @@ impl Planner<'_> {
     pub(super) fn end_rounds(&mut self) {
         for mut round in std::mem::take(&mut self.rounds) {
             round.sort_by_key(|pass| !is_simple(pass));
-            for k in 1..round.len() {
-                round[k].beside = self.target.gpu.is_some() && is_simple(&round[k]);
+            for pass in round.iter_mut().skip(1) {
+                pass.beside = self.target.gpu.is_some() && is_simple(pass);
             }
             self.passes.extend(round);
         }
