@@ -6,12 +6,14 @@
 
 mod reference;
 
+use std::io::Write;
+
 use reference::block::mamba2_block;
 use reference::composed::COMPOSED;
 use reference::gradients::By;
 use reference::{Golden, ROW, Row, Tensor, language, packing};
 use selscan_dsl::eval;
-use selscan_runtime::{Cpu, CpuOptions, Dtype, Store};
+use selscan_runtime::{Cpu, CpuOptions, Cuda, CudaOptions, Device, Dtype, Store};
 
 /// For results in f64, of every file that was written for f32 and f64.
 const TOLERANCE: f64 = 1e-10;
@@ -250,8 +252,41 @@ fn kernels_gradients_are_the_reference() {
             store: Some(Store::none()),
             ..CpuOptions::default()
         };
-        let cpu = Cpu::with_options(cpu).unwrap();
-        every_gradient_is_the_reference(&By::Kernels { cpu, dtype, steps });
+        let device = Device::Cpu(Cpu::with_options(cpu).unwrap());
+        every_gradient_is_the_reference(&By::Kernels {
+            device,
+            dtype,
+            steps,
+        });
+    }
+}
+
+/// The same on a GPU, where there is one; in two tests, for most of the time is NVRTC's.
+#[test]
+fn kernels_gradients_on_a_gpu_are_the_reference() {
+    on_a_gpu(Dtype::F32, 16);
+}
+
+#[test]
+fn kernels_gradients_on_a_gpu_in_f64_are_the_reference() {
+    on_a_gpu(Dtype::F64, 5);
+}
+
+fn on_a_gpu(dtype: Dtype, steps: u32) {
+    let options = CudaOptions {
+        store: Some(Store::none()),
+        ..CudaOptions::default()
+    };
+    match Cuda::with_options(options) {
+        Ok(gpu) => every_gradient_is_the_reference(&By::Kernels {
+            device: Device::Cuda(gpu),
+            dtype,
+            steps,
+        }),
+        // Past the capture of output.
+        Err(why) => {
+            let _ = writeln!(std::io::stderr(), "skipped: no GPU to test: {why}");
+        }
     }
 }
 

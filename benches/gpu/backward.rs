@@ -1,8 +1,10 @@
 //! The backward run of the selective scan. In: the table `backward`. Out: a row for each case: the gradients by all inputs
-//! from one cotangent, the forward run that saves states, and the memory that both hold at most.
+//! from one cotangent, the forward run that saves states, what that saves, and the room that the backward run takes.
 
 use std::collections::BTreeMap;
 
+use selscan_codegen::loop_ir::Ix;
+use selscan_codegen::lower;
 use selscan_dsl::gradients_with_bound;
 use selscan_runtime::{
     Args, Checkpoints, Cuda, DeviceTensor, Dtype, Error, Gradients, Kernel, OwnedArgs, Tensor,
@@ -111,9 +113,9 @@ pub fn measure(bench: &mut Bench) -> Result<(), Stop> {
         }
     }
     let header = [
-        "shape", "layout", "backward", "forward", "saved MB", "schedule",
+        "shape", "layout", "backward", "forward", "saved MB", "room MB", "schedule",
     ];
-    let right = [false, false, true, true, true, false];
+    let right = [false, false, true, true, true, true, false];
     if !lines.is_empty() {
         println!(
             "\nbackward (ms)\n{}",
@@ -201,6 +203,10 @@ fn one(bench: &mut Bench, case: Case) -> Result<Vec<String>, Stop> {
     };
     let (backward, forward) = (timed(bench, false)?, timed(bench, true)?);
     let saved = sets[0].saved.as_ref().map_or(0, Checkpoints::bytes);
+    // What a launch takes beside the caller's memory.
+    let of = |a| plan.extents.get(a) as i64;
+    let bytes = |(dtype, len): &(Dtype, Ix)| Some(len.eval(&|_| 0, &of)? * dtype.bytes() as i64);
+    let room: i64 = lower(&plan).workspaces.iter().filter_map(bytes).sum();
     bench.say(&format!(
         "backward {case} {}: {backward:.4} ms, forward {forward:.4} ms",
         case.layout
@@ -210,7 +216,7 @@ fn one(bench: &mut Bench, case: Case) -> Result<Vec<String>, Stop> {
         json!({
             "impl": "selscan", "table": "backward", "dtype": case.dtype.name(), "layout": case.layout.to_string(),
             "B": case.b, "L": case.l, "D": case.d, "N": case.n, "ms": backward, "forward_ms": forward,
-            "saved_bytes": saved, "schedule": plan.schedule.to_string(),
+            "saved_bytes": saved, "workspace_bytes": room, "schedule": plan.schedule.to_string(),
         }),
     )?;
     Ok(vec![
@@ -219,6 +225,7 @@ fn one(bench: &mut Bench, case: Case) -> Result<Vec<String>, Stop> {
         format!("{backward:.4}"),
         format!("{forward:.4}"),
         format!("{:.1}", saved as f64 / 1e6),
+        format!("{:.1}", room as f64 / 1e6),
         plan.schedule.to_string(),
     ])
 }

@@ -232,6 +232,16 @@ class Bench:
             return self.extension.bwd(*inputs, dout, chunks, out, None, True, False)
 
         self.measure(case, "mamba_ssm", "bdl", make, call, read, 3 * plane)
+        made = make()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        results = call(made)
+        torch.cuda.synchronize()
+        most = torch.cuda.max_memory_allocated() - before
+        own = sum(t.numel() * t.element_size() for t in results if t is not None)
+        saved = made[2].numel() * made[2].element_size()
+        print(f"    memory: {saved / 1e6:.1f} MB saved, {most / 1e6:.1f} MB in the call, {own / 1e6:.1f} MB of these gradients")
 
     def mamba(self, case):
         size = case.B * case.L * DTYPES[case.dtype].itemsize

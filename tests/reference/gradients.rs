@@ -7,7 +7,7 @@
 //! products that preparations are).
 
 use selscan_dsl::{Array, Inputs, Outputs, Recurrence, gradients};
-use selscan_runtime::{Cpu, Dtype, OwnedArgs, OwnedResults, Tensor};
+use selscan_runtime::{Device, Dtype, OwnedArgs, OwnedResults, Tensor};
 
 use super::{Case, Golden, Row, error};
 
@@ -21,7 +21,11 @@ pub enum By {
     /// Their meaning.
     Meaning,
     /// Kernels over tensors of a type, whose backward runs make so many steps again at once.
-    Kernels { cpu: Cpu, dtype: Dtype, steps: u32 },
+    Kernels {
+        device: Device,
+        dtype: Dtype,
+        steps: u32,
+    },
 }
 
 impl By {
@@ -33,10 +37,15 @@ impl By {
         cotangents: &Outputs,
         wrt: &[&str],
     ) -> Result<Inputs, String> {
-        let By::Kernels { cpu, dtype, steps } = self else {
+        let By::Kernels {
+            device,
+            dtype,
+            steps,
+        } = self
+        else {
             return gradients(r, inputs, cotangents, wrt).map_err(|e| e.to_string());
         };
-        let kernel = cpu.kernel(r.clone()).with_checkpoint_steps(*steps);
+        let kernel = device.kernel(r.clone()).with_checkpoint_steps(*steps);
         let tensors = |arrays: &std::collections::BTreeMap<String, Array>| {
             let tensor = |x: &Array| {
                 let pair = x.complex.then_some(2);
