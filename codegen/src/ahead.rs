@@ -102,26 +102,46 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, (far, tiles): (i64, Tiles)) -> Vec<St
 
 /// The statements that bring near what a later turn loads.
 fn near(proc: &Proc, body: &[Stmt], var: Var, later: &Ix, out: &mut Vec<Stmt>) {
-    let own = lets(body);
-    for stmt in body {
-        let (buf, ix) = match stmt {
-            Stmt::LoadRow(_, buf, ix) | Stmt::Set(_, Rhs::Load(buf, ix)) => (buf, ix),
-            _ => continue,
-        };
-        let moves = ix.mentions(var) && !own.iter().any(|v| ix.mentions(*v));
-        if moves && matches!(proc.buffer(*buf).role, Role::Input(_)) {
-            out.push(Stmt::Prefetch(*buf, ix.substitute(var, later)));
-        }
+    let loads = Loads::new(body, var);
+    for (_, buf, ix) in body.iter().filter_map(|stmt| loads.of(proc, stmt)) {
+        out.push(Stmt::Prefetch(buf, ix.substitute(var, later)));
     }
 }
 
-/// Index variables of a body: not there before the loop.
-fn lets(body: &[Stmt]) -> Vec<Var> {
-    let of = |s: &Stmt| match s {
-        Stmt::Let(v, _) => Some(*v),
-        _ => None,
-    };
-    body.iter().filter_map(of).collect()
+/// The loads of a loop's body that its next turn can be asked for before.
+struct Loads {
+    var: Var,
+    /// Index variables of the body: not there before the loop.
+    own: Vec<Var>,
+}
+
+impl Loads {
+    fn new(body: &[Stmt], var: Var) -> Loads {
+        let of = |s: &Stmt| match s {
+            Stmt::Let(v, _) => Some(*v),
+            _ => None,
+        };
+        let own = body.iter().filter_map(of).collect();
+        Loads { var, own }
+    }
+
+    /// The registers, buffer and index of a load of an input that is elsewhere in the next turn, if the statement is one.
+    fn of(&self, proc: &Proc, stmt: &Stmt) -> Option<(Vec<Reg>, Buf, Ix)> {
+        let (regs, buf, ix) = match stmt {
+            Stmt::LoadRow(regs, buf, ix) => (regs.clone(), *buf, ix),
+            Stmt::Set(reg, Rhs::Load(buf, ix)) => (vec![*reg], *buf, ix),
+            _ => return None,
+        };
+        let moves = ix.mentions(self.var) && !self.own.iter().any(|v| ix.mentions(*v));
+        let input = matches!(proc.buffer(buf).role, Role::Input(_));
+        (moves && input).then(|| (regs, buf, ix.clone()))
+    }
+}
+
+fn new_row(proc: &mut Proc, buf: Buf, count: usize) -> Row {
+    let row = Row(proc.rows.len() as u32);
+    proc.rows.push((proc.buffer(buf).dtype, count as u32));
+    row
 }
 
 fn has_loop(stmt: &Stmt) -> bool {
@@ -140,23 +160,14 @@ fn turn(
     next: &Ix,
     fetched: &mut Vec<(Row, Buf, Ix)>,
 ) -> Vec<Stmt> {
-    let own = lets(&body);
-    let moves = |ix: &Ix| ix.mentions(var) && !own.iter().any(|v| ix.mentions(*v));
+    let loads = Loads::new(&body, var);
     let mut out = Vec::with_capacity(body.len() + 8);
     // Where the first loop in it begins.
     let mut inner = None;
     for stmt in body {
-        let load: Option<(Vec<Reg>, _, Ix)> = match &stmt {
-            Stmt::LoadRow(regs, buf, ix) => Some((regs.clone(), *buf, ix.clone())),
-            Stmt::Set(reg, Rhs::Load(buf, ix)) => Some((vec![*reg], *buf, ix.clone())),
-            _ => None,
-        };
-        match load {
-            Some((regs, buf, ix))
-                if moves(&ix) && matches!(proc.buffer(buf).role, Role::Input(_)) =>
-            {
-                let row = Row(proc.rows.len() as u32);
-                proc.rows.push((proc.buffer(buf).dtype, regs.len() as u32));
+        match loads.of(proc, &stmt) {
+            Some((regs, buf, ix)) => {
+                let row = new_row(proc, buf, regs.len());
                 let at = inner.unwrap_or(out.len());
                 let next = Stmt::Fetch(row, buf, ix.substitute(var, next));
                 out.splice(at..at, [Stmt::Take(regs, row), next]);
@@ -182,8 +193,7 @@ fn turn_after(
     next: &Ix,
     fetched: &mut Vec<(Row, Buf, Ix)>,
 ) -> Vec<Stmt> {
-    let own = lets(&body);
-    let moves = |ix: &Ix| ix.mentions(var) && !own.iter().any(|v| ix.mentions(*v));
+    let loads = Loads::new(&body, var);
     let Some(meeting) = body.iter().rposition(|s| *s == Stmt::Meet) else {
         return body;
     };
@@ -191,22 +201,14 @@ fn turn_after(
     let mut after = Vec::new();
     let mut rows: Vec<(Row, usize, Buf, Ix)> = Vec::new();
     for (at, stmt) in body.into_iter().enumerate() {
-        let load = match &stmt {
-            Stmt::LoadRow(regs, buf, ix) => Some((regs.clone(), *buf, ix.clone())),
-            Stmt::Set(reg, Rhs::Load(buf, ix)) => Some((vec![*reg], *buf, ix.clone())),
-            _ => None,
-        };
-        match load {
-            Some((regs, buf, ix))
-                if moves(&ix) && matches!(proc.buffer(buf).role, Role::Input(_)) =>
-            {
+        match loads.of(proc, &stmt) {
+            Some((regs, buf, ix)) => {
                 let same = |(_, count, b, i): &&(Row, usize, Buf, Ix)| {
                     (*count, *b, i) == (regs.len(), buf, &ix)
                 };
                 let row = rows.iter().find(same).map(|(row, ..)| *row);
                 let row = row.unwrap_or_else(|| {
-                    let row = Row(proc.rows.len() as u32);
-                    proc.rows.push((proc.buffer(buf).dtype, regs.len() as u32));
+                    let row = new_row(proc, buf, regs.len());
                     rows.push((row, regs.len(), buf, ix.clone()));
                     row
                 });

@@ -34,7 +34,7 @@ const MOST_HELD: usize = 32;
 const HELD: usize = 4;
 const BLOCKS: u32 = 4;
 
-/// Threads of a multiprocessor up to which each has 200 registers.
+/// Threads of a multiprocessor up to which each has 168 registers or more.
 const FEW_THREADS: u32 = 320;
 
 /// Points of the inner axes together, both of a matrix included, that a step is unrolled over.

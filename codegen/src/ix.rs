@@ -106,6 +106,11 @@ impl Ix {
     pub fn div_ceil(self, by: i64) -> Ix {
         (self + Ix::Const(by - 1)) / Ix::Const(by)
     }
+    /// self modulo `n` > 0.
+    #[must_use]
+    pub fn rest(&self, n: i64) -> Ix {
+        self.clone() - self.clone() / Ix::Const(n) * Ix::Const(n)
+    }
     /// The run-time extents in it, in order of occurrence.
     #[must_use]
     pub fn extents(&self) -> Vec<AxisId> {

@@ -3,7 +3,7 @@
 //!
 //! In: a real, single-direction [`Recurrence`]. Out: facts; the choices among them are a Schedule's.
 
-use selscan_dsl::{AxisId, AxisIndex, AxisSet, Node, NodeId, Op, Recurrence, When};
+use selscan_dsl::{AxisId, AxisIndex, AxisSet, Node, NodeId, Op, Recurrence, StateId, When};
 
 /// How a node depends on time and on the states.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -196,6 +196,21 @@ fn levels(rec: &Recurrence) -> Vec<Level> {
     levels
 }
 
+/// The operation and x of s' = s + x or s' = s − x, s read at its own point; `half` is what s' is.
+#[must_use]
+pub fn addend(rec: &Recurrence, state: StateId, half: NodeId) -> Option<(Op, NodeId)> {
+    let own = |x: &NodeId| {
+        let node = rec.graph.node(*x);
+        let prev = matches!(node, Node::State { state: s, when: When::Prev, .. } if *s == state);
+        prev && reads_own_point(rec, node)
+    };
+    match rec.graph.node(half) {
+        Node::Op(op @ (Op::Add | Op::Sub), xs) if own(&xs[0]) && !own(&xs[1]) => Some((*op, xs[1])),
+        Node::Op(op @ Op::Add, xs) if own(&xs[1]) && !own(&xs[0]) => Some((*op, xs[0])),
+        _ => None,
+    }
+}
+
 /// By state: x of each half of s' = s + x, if nothing but that reads the state, and nothing reads that.
 fn added(rec: &Recurrence, live: &[NodeId]) -> Vec<Option<Vec<NodeId>>> {
     let mut readers = vec![Vec::new(); rec.states.len()];
@@ -227,17 +242,8 @@ fn added(rec: &Recurrence, live: &[NodeId]) -> Vec<Option<Vec<NodeId>>> {
         if readers[s].iter().any(|r| !halves.contains(r)) || halves.iter().any(elsewhere) {
             return None;
         }
-        let own = |x: &NodeId| {
-            let node = rec.graph.node(*x);
-            let prev = matches!(node, Node::State { state, when: When::Prev, .. } if state.0 as usize == s);
-            prev && reads_own_point(rec, node)
-        };
-        let x = |half: &NodeId| match rec.graph.node(*half) {
-            Node::Op(Op::Add, xs) if own(&xs[0]) && !own(&xs[1]) => Some(xs[1]),
-            Node::Op(Op::Add, xs) if own(&xs[1]) && !own(&xs[0]) => Some(xs[0]),
-            Node::Op(Op::Sub, xs) if own(&xs[0]) && !own(&xs[1]) => Some(xs[1]),
-            _ => None,
-        };
+        let state = StateId(s as u32);
+        let x = |half: &NodeId| addend(rec, state, *half).map(|(_, x)| x);
         halves.iter().map(x).collect()
     };
     (0..rec.states.len()).map(one).collect()

@@ -76,8 +76,6 @@ pub fn trials(model: &Model, kernel: &Kernel, quick: bool) -> Result<Vec<Trial>,
     add(Dtype::F32, Options, &broken, 0);
     if !quick {
         add(Dtype::F32, Packed, &whole, 1);
-    }
-    if !quick {
         add(Dtype::Bf16, Packed, &small, 0);
         add(Dtype::F16, Options, &steps(2), 0);
     }

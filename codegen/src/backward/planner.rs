@@ -204,15 +204,6 @@ impl<'a> Planner<'a> {
             )));
         }
         self.check_groups(pass.sums.as_ref(), structure)?;
-        let whole = structure
-            .lane
-            .is_none_or(|a| self.multiples[a.0 as usize] % i64::from(self.schedule.lanes) == 0);
-        if staged.is_some() && !whole {
-            return Err(Refusal(format!(
-                "order=staged does not fit {}: its lane axis has a rest beside blocks of {}; use fewer lanes",
-                rec.name, self.schedule.lanes
-            )));
-        }
         if self.target.gpu.is_some() && self.schedule.block > 1 && pass.sums.is_some() {
             return Err(Refusal(format!(
                 "{} has sums over its lanes, of which a block of a GPU leaves one; use block=1",

@@ -64,28 +64,26 @@ impl Planner<'_> {
             }
             Ok((made, workspaces, starts))
         };
+        let names = rec.states.iter().map(|s| s.name.clone());
         let blocks = staged_summaries(self.schedule, self.options).into_iter();
-        let mut found = blocks.map(|s| summaries(self, s)).find(Result::is_ok);
-        if found.is_none() {
-            if let Some(pass) = self.starts_saved(&core, like, chunk) {
-                let names = rec.states.iter().map(|s| s.name.clone());
-                let starts = names.zip(pass.saved.clone()).collect();
-                self.passes.push(pass);
-                return Ok(starts);
-            }
-            let others = summaries_of(self.schedule, self.target).into_iter();
-            for made in others.map(|s| summaries(self, s)) {
-                let right = made.is_ok();
-                found = Some(made);
-                if right {
+        let mut found = Err(Refusal(format!("{} has no schedule", rec.name)));
+        if let Some(made) = blocks.filter_map(|s| summaries(self, s).ok()).next() {
+            found = Ok(made);
+        } else if let Some(pass) = self.starts_saved(&core, like, chunk) {
+            let starts = names.zip(pass.saved.clone()).collect();
+            self.passes.push(pass);
+            return Ok(starts);
+        } else {
+            for schedule in summaries_of(self.schedule, self.target) {
+                found = summaries(self, schedule);
+                if found.is_ok() {
                     break;
                 }
             }
         }
-        let (made, workspaces, starts) = found.unwrap_or_else(|| Ok(Default::default()))?;
+        let (made, workspaces, starts) = found?;
         self.workspaces.extend(workspaces);
         self.passes.extend(made);
-        let names = rec.states.iter().map(|s| s.name.clone());
         Ok(names.zip(starts.into_iter().flatten()).collect())
     }
 

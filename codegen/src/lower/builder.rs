@@ -400,10 +400,7 @@ impl<'a> Builder<'a> {
         let (lo, hi) = (Ix::Const(0), Ix::Const(i64::from(points * warp)));
         let kind = LoopKind::Lane(points * warp);
         self.push(AxisSet::of(axis), Some((var, kind, lo, hi, 1)));
-        let bits = |from: i64, count: i64| {
-            let above = Ix::Var(var) / Ix::Const(from);
-            above.clone() - above / Ix::Const(count) * Ix::Const(count)
-        };
+        let bits = |from: i64, count: i64| (Ix::Var(var) / Ix::Const(from)).rest(count);
         let warp = i64::from(warp);
         let own = bits(1, 2) + bits(4, warp / 2) * Ix::Const(2);
         let near = bits(2, 2) + bits(2 * warp, 16 / warp) * Ix::Const(2);

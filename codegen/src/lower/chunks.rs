@@ -95,7 +95,7 @@ impl<'a> Builder<'a> {
             // A chunk begins with the last step of time, or where the one after it in time ends.
             let step = first.clone() + Ix::Const(k);
             let left = self.extent(self.pass.recurrence.time) - step.clone();
-            let past = left.clone() - left.clone() / Ix::Const(size) * Ix::Const(size);
+            let past = left.rest(size);
             let number = left.div_ceil(size) + Ix::Const(-1);
             return self.choice(past.min(step), Ix::Const(1), |b| body(b, &number), |_| {});
         }

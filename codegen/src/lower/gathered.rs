@@ -12,7 +12,7 @@ use selscan_dsl::{AxisId, AxisSet, NodeId, Part, ReduceOp};
 use super::builder::Builder;
 use super::staged::{GAP, Parts, memory};
 use crate::ix::gcd;
-use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Reg, Rhs, Stmt};
+use crate::loop_ir::{Buf, Ix, LoopKind, Reg, Rhs, Stmt};
 use crate::plan::Pass;
 
 /// Elements between the sums of two threads' runs that are left out: runs lie in different banks.
@@ -66,13 +66,6 @@ pub(super) fn near(warp: i64) -> impl Iterator<Item = i64> {
 fn far(warp: i64) -> impl Iterator<Item = i64> {
     let own = move |&bit: &i64| bit == 2 || bit >= 2 * warp;
     [16, 8, 4, 2].into_iter().filter(own)
-}
-
-/// x plus what the lane whose number differs in a bit has.
-pub(super) fn exchanged(b: &mut Builder<'_>, x: Reg, bit: i64) -> Reg {
-    let other = Rhs::Op(LoopOp::ShuffleXor(bit as u8), vec![x]);
-    let other = b.set(b.ty(), other);
-    b.combine(ReduceOp::Sum, x, other)
 }
 
 /// Outputs that are gathered alike.
@@ -142,15 +135,12 @@ impl Gathered {
         let Some(lane) = b.lane_var.filter(|_| !values.is_empty()) else {
             return;
         };
-        let bit_of = |bit: i64| {
-            let above = Ix::Var(lane) / Ix::Const(bit);
-            above.clone() - above / Ix::Const(2) * Ix::Const(2)
-        };
+        let bit_of = |bit: i64| (Ix::Var(lane) / Ix::Const(bit)).rest(2);
         // Which value is this lane's first; where lanes have the same ones, the first of them stores.
         let (mut own, mut alike) = (Ix::Const(0), Ix::Const(0));
         for bit in far(self.sizes.warp) {
             if !values.len().is_multiple_of(2) {
-                values = values.iter().map(|&x| exchanged(b, x, bit)).collect();
+                values = values.iter().map(|&x| b.exchanged(x, bit as u32)).collect();
                 alike = alike + bit_of(bit);
                 continue;
             }
@@ -199,9 +189,9 @@ impl Gathered {
         };
         let turn = b.proc.var("i");
         let row = Ix::Var(turn) / Ix::Const(points / unit);
-        let point = (Ix::Var(turn) - row.clone() * Ix::Const(points / unit)) * Ix::Const(unit);
+        let point = Ix::Var(turn).rest(points / unit) * Ix::Const(unit);
         let thread = point.clone() / Ix::Const(self.each);
-        let within = point.clone() - thread.clone() * Ix::Const(self.each);
+        let within = point.rest(self.each);
         let place = |warp: i64| {
             let row = (row.clone() + Ix::Const(warp * self.rows)) * Ix::Const(self.sizes.warp);
             let first = (row + thread.clone()) * Ix::Const(self.values()) + within.clone();

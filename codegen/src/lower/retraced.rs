@@ -20,15 +20,16 @@
 //! The exponentials of a step are computed again on the way back: kept, they take more registers than there are. (Mamba's
 //! recomputation, Gu & Dao 2023, § 3.3.2.)
 
-use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, ReduceOp, When};
+use selscan_dsl::{AxisId, AxisSet, NodeId, Op, ReduceOp, When};
 
-use super::builder::{Builder, Slot, Stored};
-use super::gathered::{Gathered, Sizes, exchanged, near};
+use super::builder::{Builder, Slot};
+use super::gathered::{Gathered, Sizes, near};
 use super::registers::{self, Held};
 use super::run::{Run, at_step, outputs, store, where_there};
-use super::staged::{Parts, Reads, memory, reads_shared, total};
+use super::staged::{Parts, Reads, before, memory, total};
 use crate::loop_ir::{Buf, Ix, LoopOp, Reg, Rhs, Stmt};
 use crate::plan::Pass;
+use crate::structure::addend;
 
 /// Steps whose values are loaded from what the threads have in common at once.
 const GROUP: i64 = 4;
@@ -124,7 +125,7 @@ fn open(b: &mut Builder<'_>, parts: Parts, axis: AxisId) -> Retrace {
             again.push((slot, update));
         } else if !pass.structure.late[state] {
             back.push((slot, update));
-        } else if let Some((op, x)) = added(pass, slot, update) {
+        } else if let Some((op, x)) = addend(&pass.recurrence, slot.state, update) {
             let zero = b.set(b.ty(), Rhs::Const(0.0));
             late.push((slot, op, x, zero));
         }
@@ -150,21 +151,10 @@ fn open(b: &mut Builder<'_>, parts: Parts, axis: AxisId) -> Retrace {
     }
 }
 
-/// The operation and x of s' = s + x or s' = s − x.
-fn added(pass: &Pass, slot: Slot, update: NodeId) -> Option<(Op, NodeId)> {
-    let graph = &pass.recurrence.graph;
-    let own = |id: NodeId| matches!(graph.node(id), Node::State { state, when: When::Prev, .. } if *state == slot.state);
-    match graph.node(update) {
-        Node::Op(op @ (Op::Add | Op::Sub), xs) if own(xs[0]) => Some((*op, xs[1])),
-        Node::Op(op @ Op::Add, xs) => Some((*op, xs[0])),
-        _ => None,
-    }
-}
-
 /// The states after the last step, and sums over time: each of the threads of a point has a part.
 fn close(b: &mut Builder<'_>, r: &Retrace) {
     for &(slot, op, _, own) in &r.late {
-        let sum = near(r.sizes.warp).fold(own, |sum, far| exchanged(b, sum, far));
+        let sum = near(r.sizes.warp).fold(own, |sum, bit| b.exchanged(sum, bit as u32));
         let first = b.load_initial(slot);
         let all = b.set(b.ty(), Rhs::Op(LoopOp::Math(op), vec![first, sum]));
         b.store_last(slot, all);
@@ -181,29 +171,8 @@ fn chunk(b: &mut Builder<'_>, r: &Retrace, number: Ix, to: &Ix) {
         false => Run::of(b, &start, &end),
     };
     let saved = saved(b, r, &number);
-    // The block's meeting is for both, unless what is before it reads what the block puts down for it.
-    let roots: Vec<NodeId> = r.before.iter().map(|&(id, _)| id).collect();
-    let early = b.in_halves() && !reads_shared(b, &roots);
-    if !early {
-        b.fill_shared(&start);
-    }
-    b.shared = Some(r.time);
-    b.block(AxisSet::of(r.time), |b| before(b, r, &own));
-    if early {
-        b.fill_shared(&start);
-    } else {
-        b.stmt(Stmt::Meet);
-    }
-    b.shared = Some(r.axis);
-    for &(id, buf) in &r.before {
-        let stored = Stored {
-            buf,
-            timed: true,
-            axes: vec![],
-            laned: false,
-        };
-        b.stored.insert(id, stored);
-    }
+    let first = place(b, r, own_step(b, r));
+    before(b, (&r.before, &first), (&own, &start), r.axis);
     let chunk = Chunk { start, end, saved };
     let parts = size / r.sizes.part;
     let each = |b: &mut Builder<'_>, turn: Ix| {
@@ -253,23 +222,6 @@ fn own_step(b: &Builder<'_>, r: &Retrace) -> Ix {
     b.thread_ix() * Ix::Const(r.sizes.run)
 }
 
-/// What the states need of this thread's run.
-fn before(b: &mut Builder<'_>, r: &Retrace, own: &Run) {
-    let mut values: Vec<Vec<Reg>> = Vec::new();
-    for k in 0..r.sizes.run {
-        values.push(at_step(b, own, k, |b| {
-            r.before.iter().map(|&(id, _)| b.value(id)).collect()
-        }));
-    }
-    let first = own_step(b, r);
-    for (v, &(_, buf)) in r.before.iter().enumerate() {
-        for (k, at) in values.iter().enumerate() {
-            let ix = place(b, r, first.clone() + Ix::Const(k as i64));
-            b.stmt(Stmt::Store(buf, ix, at[v]));
-        }
-    }
-}
-
 /// Runs `body` at a step of the chunk; beyond the end of time, inputs are those of the last step.
 fn at<T>(
     b: &mut Builder<'_>,
@@ -286,7 +238,7 @@ fn at<T>(
     b.with_axis(r.time, moment, copy, body)
 }
 
-/// What a step reads of what was computed before, and point by point.
+/// Loads what a step reads of what was computed before.
 fn loads(b: &mut Builder<'_>, reads: &Reads) {
     for &id in &reads.before {
         b.value(id);

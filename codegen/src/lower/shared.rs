@@ -197,14 +197,14 @@ impl Copying {
         if self.turned {
             // Threads that are neighbours put down inner points, which are neighbours there.
             let step = turn.clone() / Ix::Const(points) * Ix::Const(count);
-            (step, rest(turn, points))
+            (step, turn.rest(points))
         } else if self.along_time {
             let units = steps / count;
-            let step = rest(turn, units) * Ix::Const(count);
+            let step = turn.rest(units) * Ix::Const(count);
             (step, turn.clone() / Ix::Const(units))
         } else {
             let units = points / count;
-            let point = rest(turn, units) * Ix::Const(count);
+            let point = turn.rest(units) * Ix::Const(count);
             (turn.clone() / Ix::Const(units), point)
         }
     }
@@ -214,11 +214,6 @@ impl Copying {
 fn unit(bytes: usize, n: i64) -> i64 {
     let fits = |u: &i64| n % u == 0 && *u as usize * bytes <= 16;
     [8, 4, 2].into_iter().find(fits).unwrap_or(1)
-}
-
-/// i modulo n.
-fn rest(i: &Ix, n: i64) -> Ix {
-    i.clone() - i.clone() / Ix::Const(n) * Ix::Const(n)
 }
 
 impl Builder<'_> {
@@ -319,7 +314,7 @@ impl Builder<'_> {
 
     /// Which half has the tile that begins at step `start`: 0 or 1.
     fn half(&mut self, start: &Ix) -> Ix {
-        let half = rest(&(start.clone() / Ix::Const(steps(self.pass))), 2);
+        let half = (start.clone() / Ix::Const(steps(self.pass))).rest(2);
         if let Ix::Const(_) = half {
             return half;
         }
@@ -373,14 +368,14 @@ impl Builder<'_> {
         if pass.schedule.order == Order::Scanned {
             let (unit, run) = (self.run_unit(input), i64::from(pass.schedule.tile));
             let tile = run * i64::from(pass.schedule.warp);
-            let (number, step) = (step.clone() / Ix::Const(tile), rest(step, tile));
+            let (number, step) = (step.clone() / Ix::Const(tile), step.rest(tile));
             let thread = step.clone() / Ix::Const(run);
-            let within = rest(&step, run);
+            let within = step.rest(run);
             let points = number * Ix::Const(self.inner_points(input)) + point.clone();
             let group = points * Ix::Const(run / unit) + within.clone() / Ix::Const(unit);
             return base
                 + (group * Ix::Const(i64::from(pass.schedule.warp)) + thread) * Ix::Const(unit)
-                + rest(&within, unit);
+                + within.rest(unit);
         }
         base + step.clone() * Ix::Const(self.inner_points(input)) + point.clone()
     }
@@ -459,7 +454,7 @@ impl Builder<'_> {
         let mut left = point.clone();
         for &axis in inner(pass, input).iter().rev() {
             let n = known(pass, axis);
-            places.push((axis, rest(&left, n)));
+            places.push((axis, left.rest(n)));
             left = left / Ix::Const(n);
         }
         let axes = &rec.inputs[input.0 as usize].axes;

@@ -269,33 +269,8 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
     let time = b.pass.recurrence.time;
     let run = i64::from(b.pass.schedule.tile);
     let own = Run::of(b, &start, &hi);
-    // The block's meeting is this item's too, unless what is before it reads what the block puts down for it.
-    let roots: Vec<NodeId> = stage.before.iter().map(|&(id, _)| id).collect();
-    let early = b.in_halves() && !reads_shared(b, &roots);
-    if !early {
-        b.fill_shared(&start);
-    }
-    // Each thread has steps of its own before and after, and points of the states between.
-    b.shared = Some(time);
-    let known = b.block(AxisSet::of(time), |b| {
-        before(b, stage, &own);
-        b.frames.last().map(|f| f.memo.clone()).unwrap_or_default()
-    });
-    if early {
-        b.fill_shared(&start);
-    } else {
-        b.stmt(Stmt::Meet);
-    }
-    b.shared = Some(stage.axis);
-    for &(id, buf) in &stage.before {
-        let stored = Stored {
-            buf,
-            timed: true,
-            axes: vec![],
-            laned: false,
-        };
-        b.stored.insert(id, stored);
-    }
+    let first = b.thread_ix() * Ix::Const(piece(b.pass));
+    let known = before(b, (&stage.before, &first), (&own, &start), stage.axis);
     let whole = ((hi.clone() - start.clone()) / Ix::Const(run))
         .min(Ix::Const(i64::from(b.pass.schedule.warp)));
     let one = |b: &mut Builder<'_>, first: &Ix, local: Ix, k: i64| {
@@ -343,26 +318,65 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
     b.shared = Some(stage.axis);
 }
 
-/// Whether `roots`, what the states need of a thread's run, read inputs that the block shares.
-pub(super) fn reads_shared(b: &Builder<'_>, roots: &[NodeId]) -> bool {
+/// Whether what the states need of a thread's run reads inputs that the block shares.
+fn reads_shared(b: &Builder<'_>, before: &[(NodeId, Buf)]) -> bool {
     let graph = &b.pass.recurrence.graph;
+    let roots: Vec<NodeId> = before.iter().map(|&(id, _)| id).collect();
     let shared = |&id: &NodeId| matches!(graph.node(id), Node::Input { input, .. } if b.shared_inputs.contains_key(input));
-    graph.reachable(roots).iter().any(shared)
+    graph.reachable(&roots).iter().any(shared)
 }
 
-/// What the states need of this thread's run.
-fn before(b: &mut Builder<'_>, stage: &Stage, own: &Run) {
-    let steps = i64::from(b.pass.schedule.tile);
+/// Values by node and step.
+type Values = HashMap<(NodeId, Vec<i64>), Reg>;
+
+/// What the states need of this thread's run, in the tile that begins at `start`: put down from element `first` on, where from
+/// then on it is read, until [`Builder::stored`] is cleared; the threads then have points of `axis`. Gives what was computed.
+pub(super) fn before(
+    b: &mut Builder<'_>,
+    (before, first): (&[(NodeId, Buf)], &Ix),
+    (own, start): (&Run, &Ix),
+    axis: AxisId,
+) -> Values {
+    let time = b.pass.recurrence.time;
+    // The block's meeting is this item's too, unless what is before it reads what the block puts down for it.
+    let early = b.in_halves() && !reads_shared(b, before);
+    if !early {
+        b.fill_shared(start);
+    }
+    // Each thread has steps of its own before and after, and points of the states between.
+    b.shared = Some(time);
+    let known = b.block(AxisSet::of(time), |b| {
+        put_down(b, before, first, own);
+        b.frames.last().map(|f| f.memo.clone()).unwrap_or_default()
+    });
+    if early {
+        b.fill_shared(start);
+    } else {
+        b.stmt(Stmt::Meet);
+    }
+    b.shared = Some(axis);
+    for &(id, buf) in before {
+        let stored = Stored {
+            buf,
+            timed: true,
+            axes: vec![],
+            laned: false,
+        };
+        b.stored.insert(id, stored);
+    }
+    known
+}
+
+fn put_down(b: &mut Builder<'_>, before: &[(NodeId, Buf)], first: &Ix, own: &Run) {
     let mut values: Vec<Vec<Reg>> = Vec::new();
-    for k in 0..steps {
+    for k in 0..i64::from(b.pass.schedule.tile) {
         values.push(at_step(b, own, k, |b| {
-            stage.before.iter().map(|&(id, _)| b.value(id)).collect()
+            before.iter().map(|&(id, _)| b.value(id)).collect()
         }));
     }
-    let thread = b.thread_ix();
-    for (v, &(_, buf)) in stage.before.iter().enumerate() {
+    for (v, &(_, buf)) in before.iter().enumerate() {
         for (k, at) in values.iter().enumerate() {
-            let ix = thread.clone() * Ix::Const(piece(b.pass)) + Ix::Const(k as i64);
+            let ix = first.clone() + Ix::Const(k as i64);
             b.stmt(Stmt::Store(buf, ix, at[v]));
         }
     }
@@ -402,7 +416,7 @@ fn between(b: &mut Builder<'_>, stage: &Stage) {
 }
 
 /// The outputs of this thread's run.
-fn after(b: &mut Builder<'_>, stage: &Stage, own: &Run, known: HashMap<(NodeId, Vec<i64>), Reg>) {
+fn after(b: &mut Builder<'_>, stage: &Stage, own: &Run, known: Values) {
     let pass = b.pass;
     if let Some(frame) = b.frames.last_mut() {
         frame.memo.extend(known);

@@ -131,12 +131,17 @@ impl Builder<'_> {
     /// The sum of a value over groups of 2·`far` lanes, in each of them; 0: the value itself.
     fn butterfly(&mut self, mut sum: Reg, mut far: u32) -> Reg {
         while far > 0 {
-            let other = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![sum]);
-            let other = self.set(self.ty, other);
-            sum = self.combine(selscan_dsl::ReduceOp::Sum, sum, other);
+            sum = self.exchanged(sum, far);
             far /= 2;
         }
         sum
+    }
+
+    /// A value plus what the lane has whose number differs in a bit.
+    pub fn exchanged(&mut self, x: Reg, bit: u32) -> Reg {
+        let other = Rhs::Op(LoopOp::ShuffleXor(bit as u8), vec![x]);
+        let other = self.set(self.ty, other);
+        self.combine(selscan_dsl::ReduceOp::Sum, x, other)
     }
 
     /// Whether the lanes add up all the points of an output at once: each then has the sums of some.

@@ -120,10 +120,10 @@ pub(super) fn check_saved(pass: &Pass) -> Result<(), Refusal> {
     if pass.save == 0 || pass.retraced > 0 || !own {
         return Ok(());
     }
-    if !pass.replays.is_empty() {
-        return unfit(pass, "chunks of time are run again from saved states");
+    match pass.replays.is_empty() {
+        true => Ok(()),
+        false => unfit(pass, "chunks of time are run again from saved states"),
     }
-    Ok(())
 }
 
 /// Whether blocks are full, and of one row each, so that all of their threads have the same loops.
@@ -143,16 +143,13 @@ pub(crate) fn check_share(
 ) -> Result<(), Refusal> {
     let compute = options.compute_dtype();
     let s = &pass.schedule;
-    let cut = s.order == Order::Staged && pass.chunk.is_some() && pass.retraced == 0;
-    if s.share == 0 && !cut {
-        return Ok(());
+    // Threads that meet have the same steps.
+    let meets = s.order == Order::Staged && (pass.chunk.is_some() || pass.retraced > 0);
+    if meets && !is_full(pass, multiples) {
+        return unfit(pass, "its lane axis has a rest beside whole blocks");
     }
     if s.share == 0 {
-        return match is_full(pass, multiples) {
-            true => Ok(()),
-            // Threads that meet have the same steps.
-            false => unfit(pass, "blocks have items of several chunks of time"),
-        };
+        return Ok(());
     }
     let no = |why: String| {
         Err(Refusal(format!(
@@ -164,15 +161,15 @@ pub(crate) fn check_share(
         return no(format!("{} has no lane axis", pass.recurrence.name));
     };
     let own = i64::from(s.block * (s.threads / s.warp.max(1)));
-    let multiple = |axis: AxisId| multiples.get(axis.0 as usize).copied().unwrap_or(1);
-    if multiple(lane) % own != 0 {
+    if !is_full(pass, multiples) {
         let name = pass.recurrence.axis_name(lane);
         return no(format!(
             "a block has {own} points of {name}, which is no multiple of that"
         ));
     }
     let time = pass.recurrence.time;
-    let runs = s.order == Order::Scanned && multiple(time) % i64::from(s.tile) != 0;
+    let multiple = multiples.get(time.0 as usize).copied().unwrap_or(1);
+    let runs = s.order == Order::Scanned && multiple % i64::from(s.tile) != 0;
     let apart = pass.chunk.is_some() && s.order != Order::Staged;
     if runs || apart {
         return no("time is chunked or no multiple of tile".into());
