@@ -246,7 +246,13 @@ fn stacks(case: &Case, built: &Built) -> Vec<String> {
 /// What schedules of one kind have in common.
 fn kind(s: &Schedule) -> impl Ord + use<> {
     let chunked = matches!(s.algorithm, Algorithm::Chunked { .. });
-    let rest = (s.share, s.tiles > 1, s.ahead > 0, s.resident > 0);
+    let rest = (
+        s.share,
+        s.tiles > 1,
+        s.ahead > 0,
+        s.resident > 0,
+        s.exp2 > 0,
+    );
     (chunked, s.order, s.warp > 1, rest)
 }
 
@@ -278,7 +284,11 @@ fn every_kind_of_schedule_compiles() {
                     ahead,
                     ..proposed
                 };
-                let others = [other(0, 0), other(1, 0), other(2, 1), other(0, 3)];
+                let spared = Schedule {
+                    exp2: 2,
+                    ..proposed
+                };
+                let others = [other(0, 0), other(1, 0), other(2, 1), other(0, 3), spared];
                 for schedule in [proposed].into_iter().chain(others) {
                     if !seen.contains(&kind(&schedule))
                         && let Ok(plan) = case.plan(scan, &schedule, &target)

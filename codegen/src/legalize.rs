@@ -10,6 +10,7 @@ mod exponential;
 mod half;
 mod logarithm;
 mod probability;
+mod spread;
 mod trigonometric;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use selscan_dsl::Op;
 use crate::dtype::{Dtype, Ty};
 use crate::loop_ir::{Buf, LoopOp, Proc, Reg, Rhs, Stmt};
 use code::Code;
+pub(crate) use spread::OF as EXP2_OF;
 
 /// What a backend has beside the basic operations: neg, add, sub, mul, div, abs, sqrt, comparisons, select, copy,
 /// bitcast, convert, and integer addition, subtraction, and, or, shifts and comparison.
@@ -93,7 +95,7 @@ fn is_basic(op: LoopOp) -> bool {
 pub fn legalize(mut proc: Proc, supports: &Supports) -> Proc {
     let body = std::mem::take(&mut proc.body);
     proc.body = block(&mut proc, body, supports);
-    proc
+    spread::spread(proc, supports)
 }
 
 fn block(proc: &mut Proc, body: Vec<Stmt>, supports: &Supports) -> Vec<Stmt> {

@@ -251,6 +251,8 @@ pub struct Proc {
     pub threads: u32,
     /// Blocks that a multiprocessor is to hold at once; 0: as many as fit.
     pub resident: u32,
+    /// Of every eight powers of two that a GPU has an operation for, those that legalisation writes out.
+    pub exp2: u32,
     /// Whether the threads of an item are no neighbours on a GPU: 2k and 2k + 1 are, 2k and 2k + 2 are of two items. Loads
     /// from shared memory in which every other pair of threads has the same address take half as long (measured,
     /// sm_90). Lanes that exchange registers must be neighbours.
@@ -290,6 +292,7 @@ impl Proc {
             narrow: false,
             threads: 1,
             resident: 0,
+            exp2: 0,
             apart: false,
             full: false,
             vars: vec![],

@@ -14,6 +14,7 @@ use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Pair, Recurrence, S
 use crate::chunked::passes;
 use crate::dtype::{Dtype, Ty};
 use crate::ix::gcd;
+use crate::legalize::EXP2_OF;
 use crate::loop_ir::{Ix, Role};
 use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
@@ -394,6 +395,13 @@ pub(crate) fn check_pass(pass: &Pass, options: &Options, target: &Target) -> Res
         return Err(Refusal(
             "out of range: block is 1 to 16, unroll 1 to 64, tile 1 to 65536, tiles 1 to 64".into(),
         ));
+    }
+    let unit = target.gpu.is_some() && options.compute == Ty::F32;
+    if s.exp2 > EXP2_OF || s.exp2 > 0 && !unit {
+        return Err(Refusal(format!(
+            "exp2={} does not fit: it is of {EXP2_OF} powers of two those that a GPU's exponential unit is spared, in f32; use exp2=1 to {EXP2_OF} there, else none",
+            s.exp2
+        )));
     }
     if s.lanes * s.block > 1 && structure.lane.is_none() {
         return Err(Refusal(format!(

@@ -42,6 +42,7 @@ pub(crate) fn empty(items: Ix) -> Proc {
         narrow: false,
         threads: 128,
         resident: 0,
+        exp2: 0,
         apart: false,
         full: false,
         vars: Vec::new(),

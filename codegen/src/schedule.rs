@@ -68,6 +68,8 @@ pub struct Schedule {
     pub save: u32,
     /// Blocks that a multiprocessor of a GPU is to hold at once, which bounds a thread's registers; 0: as many as fit.
     pub resident: u32,
+    /// Of every eight powers of two in f32, those that a GPU computes by products and sums beside its exponential unit.
+    pub exp2: u32,
 }
 
 /// Threads of a block where a schedule does not say.
@@ -119,6 +121,7 @@ impl Schedule {
             tiles: 1,
             save: 0,
             resident: 0,
+            exp2: 0,
         }
     }
 
@@ -170,6 +173,9 @@ impl fmt::Display for Schedule {
         }
         if self.resident != 0 {
             write!(f, " resident={}", self.resident)?;
+        }
+        if self.exp2 != 0 {
+            write!(f, " exp2={}", self.exp2)?;
         }
         Ok(())
     }
@@ -226,9 +232,10 @@ impl FromStr for Schedule {
                 "tiles" => out.tiles = number,
                 "save" => out.save = number,
                 "resident" => out.resident = number,
+                "exp2" => out.exp2 = number,
                 _ => {
                     return Err(err(format!(
-                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll, warp, threads, ahead, share, tiles, save, resident)"
+                        "'{key}' is no choice (order, chunk, lanes, block, tile, unroll, warp, threads, ahead, share, tiles, save, resident, exp2)"
                     )));
                 }
             }
@@ -259,6 +266,7 @@ mod tests {
             "sequential order=tiled lanes=4 block=2 tile=64 unroll=4",
             "chunked chunk=256 order=registers lanes=1 block=1 tile=16 unroll=1",
             "sequential order=scanned lanes=1 block=2 tile=16 unroll=1 warp=8 threads=256",
+            "sequential order=staged lanes=1 block=1 tile=8 unroll=8 warp=4 share=2 exp2=1",
         ] {
             assert_eq!(text.parse::<Schedule>().unwrap().to_string(), text);
         }

@@ -45,6 +45,11 @@ pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Sched
                 ahead: if gpu { random.pick(&[0, 1, 3]) } else { 0 },
                 share: if gpu { random.pick(&[0, 1, 2]) } else { 0 },
                 tiles: if gpu { random.pick(&[1, 2, 3]) } else { 1 },
+                exp2: if gpu && compute == Ty::F32 {
+                    random.pick(&[0, 0, 3])
+                } else {
+                    0
+                },
                 ..Schedule::plain(order)
             });
         }
@@ -68,6 +73,7 @@ pub fn shared(random: &mut Random, target: &Target) -> Vec<Schedule> {
                 ahead: random.pick(&[1, 0, 3]),
                 share: random.pick(&[2, 0, 1]),
                 tiles: random.pick(&[1, 2]),
+                exp2: random.pick(&[0, 2]),
                 ..Schedule::plain(order)
             });
         }

@@ -94,6 +94,7 @@ pub(crate) fn proposals(
         matches!(s.order, Order::Scanned | Order::Staged)
             || points * s.unroll as usize <= MOST_UNROLLED && points <= MOST_HELD
     });
+    spared(&mut out, options);
     // What runs any recurrence.
     for order in [Order::Tiled, Order::Stepped] {
         for unroll in [1, 4] {
@@ -107,6 +108,20 @@ pub(crate) fn proposals(
         }
     }
     out
+}
+
+/// Beside the first schedule of each order in which every step waits for exponentials, those that spare their unit some.
+fn spared(out: &mut Vec<Schedule>, options: &Options) {
+    if options.compute != Ty::F32 {
+        return;
+    }
+    for order in [Order::Staged, Order::Scanned] {
+        let first = out.iter().find(|s| s.order == order).copied();
+        let shares = first
+            .into_iter()
+            .flat_map(|s| [1, 2].map(|exp2| Schedule { exp2, ..s }));
+        out.extend(shares.collect::<Vec<_>>());
+    }
 }
 
 /// Runs of steps scanned across the threads of a warp: as few threads as are enough, for each level of the scan costs.

@@ -333,6 +333,64 @@ fn sixteen_bit_elements() {
     }
 }
 
+/// A machine with an operation for 2ˣ in f32.
+fn with_exp2() -> Supports {
+    let mut supports = supports(true);
+    supports.add_single(LoopOp::Math(Op::Exp2));
+    supports
+}
+
+#[test]
+fn a_share_of_the_exponentials_is_written_out_evenly() {
+    let op = LoopOp::Math(Op::Exp2);
+    let proc = sample::map(op, 1, Ty::F32, Dtype::F32, None);
+    for (share, wanted) in [
+        (0, "********"),
+        (1, "*******-"),
+        (2, "***-***-"),
+        (3, "**-**-*-"),
+        (8, "--------"),
+    ] {
+        let mut sixteen = proc.clone();
+        sixteen.exp2 = share;
+        let copies = |body: Vec<Stmt>| {
+            let is = |s: &Stmt| matches!(s, Stmt::Set(_, Rhs::Op(o, _)) if *o == op);
+            let times = |s: Stmt| vec![s.clone(); if is(&s) { 16 } else { 1 }];
+            body.into_iter().flat_map(times).collect::<Vec<_>>()
+        };
+        sixteen.body = inner(sixteen.body, &copies);
+        let legal = legalize(sixteen, &with_exp2());
+        verify(&legal).unwrap();
+        let kinds = std::cell::RefCell::new(String::new());
+        // A power written out ends in the product with its scale, and has the only shift.
+        let look = |body: Vec<Stmt>| {
+            for s in &body {
+                match s {
+                    Stmt::Set(_, Rhs::Op(o, _)) if *o == op => kinds.borrow_mut().push('*'),
+                    Stmt::Set(_, Rhs::Op(LoopOp::Shl(_), _)) => kinds.borrow_mut().push('-'),
+                    _ => {}
+                }
+            }
+            body
+        };
+        inner(legal.body.clone(), &look);
+        assert_eq!(*kinds.borrow(), wanted.repeat(2), "{share} of 8");
+        assert_eq!(legal.exp2, 0, "legalising twice changes nothing");
+        let again = legalize(legal.clone(), &with_exp2()).to_string();
+        assert_eq!(again, legal.to_string());
+    }
+}
+
+/// The statements with every innermost block changed.
+fn inner(body: Vec<Stmt>, change: &dyn Fn(Vec<Stmt>) -> Vec<Stmt>) -> Vec<Stmt> {
+    let nested = |s: &Stmt| matches!(s, Stmt::For { .. } | Stmt::If { .. });
+    if !body.iter().any(nested) {
+        return change(body);
+    }
+    let into = |s: Stmt| s.map_blocks(|body| inner(body, change));
+    body.into_iter().map(into).collect()
+}
+
 /// The output's bytes for these input bytes.
 fn through(proc: &Proc, bytes: Vec<u8>, len: usize) -> Vec<u8> {
     let legal = legalize(proc.clone(), &supports(true));

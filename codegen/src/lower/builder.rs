@@ -130,6 +130,7 @@ impl<'a> Builder<'a> {
             multiples: plan.multiples.clone(),
             threads: pass.schedule.threads,
             resident: pass.schedule.resident,
+            exp2: pass.schedule.exp2,
             apart: pass.schedule.order == Order::Staged
                 && pass.retraced == 0
                 && (2..32).contains(&pass.schedule.warp),
