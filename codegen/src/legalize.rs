@@ -130,6 +130,8 @@ fn block(proc: &mut Proc, body: Vec<Stmt>, supports: &Supports) -> Vec<Stmt> {
             | Stmt::Prefetch(..)
             | Stmt::Copy(..)
             | Stmt::Sync
+            | Stmt::Arrive
+            | Stmt::Wait
             | Stmt::Meet
             | Stmt::Take(..)) => out.push(stmt),
         }

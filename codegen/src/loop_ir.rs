@@ -175,6 +175,11 @@ pub enum Stmt {
     Copy(Buf, Ix, Buf, Ix, u32),
     /// What the team copied before is there for all of it after; what it read before is no longer read.
     Sync,
+    /// What this thread stored before is there for its team after the next [`Stmt::Wait`], what it read before is no longer
+    /// read. It goes on at once.
+    Arrive,
+    /// The team has come to as many [`Stmt::Arrive`] as there were waits with this one; what this thread copied itself is there.
+    Wait,
     /// What the lanes of an item stored before is there for all of them after; what they read before is no longer read.
     Meet,
     /// Registers into neighbouring elements from an index on, each as [`Stmt::Store`] does.

@@ -83,6 +83,8 @@ impl Ranges<'_> {
             Stmt::Set(_, Rhs::Const(_) | Rhs::Bits(_) | Rhs::Op(..))
             | Stmt::Take(..)
             | Stmt::Sync
+            | Stmt::Arrive
+            | Stmt::Wait
             | Stmt::Meet => Some(()),
         }
     }

@@ -25,6 +25,8 @@ impl Stmt {
             | Stmt::Prefetch(..)
             | Stmt::Copy(..)
             | Stmt::Sync
+            | Stmt::Arrive
+            | Stmt::Wait
             | Stmt::Meet => &[],
         }
     }
@@ -45,6 +47,8 @@ impl Stmt {
             | Stmt::Prefetch(..)
             | Stmt::Copy(..)
             | Stmt::Sync
+            | Stmt::Arrive
+            | Stmt::Wait
             | Stmt::Meet => &[],
         }
     }

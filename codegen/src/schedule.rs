@@ -60,7 +60,8 @@ pub struct Schedule {
     /// used. 0: not at all.
     pub ahead: u32,
     /// Whether inputs that the items of a block have in common lie in its shared memory on a GPU, a tile of time at once:
-    /// 0 no, 1 as they are, 2 converted to the type of arithmetic.
+    /// 0 no, 1 as they are, 2 converted to the type of arithmetic, 3 so and one tile read while the next is put down
+    /// ([`Order::Scanned`]; the others of 2 do so themselves).
     pub share: u32,
     /// Tiles that are shared at once ([`Order::Scanned`]).
     pub tiles: u32,

@@ -260,7 +260,7 @@ impl Verifier<'_> {
                     count: *count as usize,
                 })
             }
-            Stmt::Sync | Stmt::Meet => Ok(()),
+            Stmt::Sync | Stmt::Arrive | Stmt::Wait | Stmt::Meet => Ok(()),
             Stmt::Prefetch(buf, ix) => {
                 self.buffer(*buf)?;
                 self.ix(ix)
@@ -506,7 +506,7 @@ fn straight(stmts: &[Stmt]) -> bool {
     stmts.iter().all(|stmt| match stmt {
         Stmt::Set(_, Rhs::Op(op, _)) => !op.is_shuffle(),
         Stmt::If { then, els, .. } => straight(then) && straight(els),
-        Stmt::For { .. } | Stmt::Sync | Stmt::Meet => false,
+        Stmt::For { .. } | Stmt::Sync | Stmt::Arrive | Stmt::Wait | Stmt::Meet => false,
         _ => true,
     })
 }

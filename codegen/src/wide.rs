@@ -82,7 +82,7 @@ impl Widening<'_> {
                     self.merge(&mut run, &mut out);
                     out.push(stmt.map_blocks(|body| self.block(body)));
                 }
-                Stmt::Sync | Stmt::Meet => {
+                Stmt::Sync | Stmt::Arrive | Stmt::Wait | Stmt::Meet => {
                     run.push(stmt);
                     self.merge(&mut run, &mut out);
                 }

@@ -22,7 +22,7 @@ use crate::contract::contract;
 use crate::dtype::Dtype;
 use crate::lanes::width;
 use crate::legalize::{Supports, legalize};
-use crate::loop_ir::{Ix, LoopOp, Proc, Program, Role};
+use crate::loop_ir::{Ix, LoopOp, Proc, Program, Role, Stmt};
 use crate::verify::verify;
 use stmt::{Emitter, index_type};
 
@@ -97,6 +97,9 @@ pub fn emit(program: &Program) -> Result<Source, EmitError> {
     }
     Ok(Source { text, entries })
 }
+
+/// Bytes of shared memory for a barrier at which a block's threads arrive before they wait.
+pub(crate) const BARRIER_BYTES: u32 = 16;
 
 /// A name in C's letters.
 fn identifier(name: &str) -> String {
@@ -176,6 +179,13 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         text.push_str(&line);
     }
     text.push_str(&place(proc, lanes));
+    let parted = waits(&proc.body);
+    if parted {
+        scratch.push_str(&format!(
+            "    const unsigned barrier = (unsigned)__cvta_generic_to_shared(shared + {shared});\n    unsigned phase = 0;\n    open(barrier);\n"
+        ));
+        shared += BARRIER_BYTES;
+    }
     if shared > 0 {
         text.push_str("    extern __shared__ __align__(16) unsigned char shared[];\n");
     }
@@ -193,6 +203,12 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         extents,
     };
     Ok((text, entry))
+}
+
+/// Whether threads of a block arrive at one place and wait at another.
+fn waits(body: &[Stmt]) -> bool {
+    let own = |s: &Stmt| *s == Stmt::Wait || s.blocks().iter().any(|block| waits(block));
+    body.iter().any(own)
 }
 
 /// Which lane of its item a thread is, and which item of its block that is.
@@ -390,6 +406,28 @@ template <int BYTES> __device__ __forceinline__ void copy_async(void* to, const 
 __device__ __forceinline__ void arrived() {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+// A block's barrier in two parts: each warp arrives and goes on, and waits later.
+__device__ __forceinline__ void open(unsigned barrier) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x == 0) asm volatile("mbarrier.init.shared.b64 [%0], %1;" : : "r"(barrier), "r"(blockDim.x / 32) : "memory");
+    __syncthreads();
+#endif
+}
+__device__ __forceinline__ void arrive(unsigned barrier) {
+#if __CUDA_ARCH__ >= 900
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) asm volatile("{ .reg .b64 to; mbarrier.arrive.shared.b64 to, [%0]; }" : : "r"(barrier) : "memory");
+#endif
+}
+__device__ __forceinline__ void wait(unsigned barrier, unsigned& phase) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{ .reg .pred is; again_%=: mbarrier.try_wait.parity.shared.b64 is, [%0], %1; @is bra there_%=; bra again_%=; there_%=: }"
+        : : "r"(barrier), "r"(phase) : "memory");
+    phase ^= 1;
+#else
+    __syncthreads();
 #endif
 }
 template <class T> __device__ __forceinline__ void prefetch(const T* at) {

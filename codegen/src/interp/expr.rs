@@ -241,7 +241,7 @@ impl Compiler<'_> {
                         });
                     }
                 }
-                Stmt::Prefetch(..) | Stmt::Sync | Stmt::Meet => {}
+                Stmt::Prefetch(..) | Stmt::Sync | Stmt::Arrive | Stmt::Wait | Stmt::Meet => {}
                 Stmt::Copy(to, at, from, ix, count) => {
                     for k in 0..i64::from(*count) {
                         out.push(Code::Copy {
@@ -303,6 +303,8 @@ impl Compiler<'_> {
             | Stmt::Prefetch(..)
             | Stmt::Copy(..)
             | Stmt::Sync
+            | Stmt::Arrive
+            | Stmt::Wait
             | Stmt::Meet => Code::If {
                 lhs: Expr::Linear(0, vec![]),
                 rhs: Expr::Linear(0, vec![]),

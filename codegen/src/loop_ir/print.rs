@@ -134,6 +134,8 @@ impl Proc {
                     self.show(ix)
                 )?,
                 Stmt::Sync => writeln!(f, "{pad}sync")?,
+                Stmt::Arrive => writeln!(f, "{pad}arrive")?,
+                Stmt::Wait => writeln!(f, "{pad}wait")?,
                 Stmt::Meet => writeln!(f, "{pad}meet")?,
                 Stmt::Prefetch(buf, ix) => writeln!(
                     f,

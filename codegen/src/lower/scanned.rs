@@ -125,25 +125,33 @@ fn tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], mut run: Masked) {
             points(b, pairs, work, &run, &sums, at);
         });
         b.state_regs.clear();
-        let mut vector = 0;
-        b.each_vector(|b| {
-            let mut results = Vec::new();
-            for k in 0..steps {
-                at_step(b, &run.run, k, |b| {
-                    for sum in &sums {
-                        let axes = pass.recurrence.graph.axes(sum.id);
-                        let key = (sum.id, b.copy_key(axes));
-                        let register = sum.registers[k as usize][vector];
-                        if let Some(frame) = b.frames.last_mut() {
-                            frame.memo.insert(key, register);
-                        }
+        let known: Vec<NodeId> = sums.iter().map(|s| s.id).collect();
+        b.leave_for(&known, |b| close(b, work, &run.run, &sums));
+    });
+}
+
+/// The outputs of a run.
+fn close(b: &mut Builder<'_>, work: &[Work], run: &Run, sums: &[Sum]) {
+    let pass = b.pass;
+    let steps = i64::from(pass.schedule.tile);
+    let mut vector = 0;
+    b.each_vector(|b| {
+        let mut results = Vec::new();
+        for k in 0..steps {
+            at_step(b, run, k, |b| {
+                for sum in sums {
+                    let axes = pass.recurrence.graph.axes(sum.id);
+                    let key = (sum.id, b.copy_key(axes));
+                    let register = sum.registers[k as usize][vector];
+                    if let Some(frame) = b.frames.last_mut() {
+                        frame.memo.insert(key, register);
                     }
-                    results.extend(outputs(b, &these(work, false), k));
-                });
-            }
-            store(b, &run.run, &results);
-            vector += 1;
-        });
+                }
+                results.extend(outputs(b, &these(work, false), k));
+            });
+        }
+        store(b, run, &results);
+        vector += 1;
     });
 }
 

@@ -10,11 +10,14 @@
 //! staged
 //! ```
 //! What is converted or turned over on its way arrives as it is, a tile ahead, and has its tiles in two halves in turn:
-//! while one is read, the other is filled. So the block meets once a tile.
+//! while one is read, the other is filled. So the block meets once a tile. In order=staged a thread says that it is through with
+//! a tile where it has run through the states, and waits for the others before it does so again: their outputs, and what they
+//! need of the next tile, lie in between.
 
-use selscan_dsl::{AxisId, AxisIndex, InputId, Node};
+use selscan_dsl::{AxisId, AxisIndex, InputId, Node, NodeId};
 
 use super::builder::Builder;
+use crate::backend::cuda::BARRIER_BYTES;
 use crate::dtype::Dtype;
 use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, Reg, Rhs, Role, Stmt};
 use crate::plan::Pass;
@@ -78,7 +81,7 @@ fn fits(pass: &Pass, input: InputId) -> bool {
     match pass.schedule.order {
         // Time-major, the inner axes last; or time last, turned over on the way.
         Order::Registers | Order::Staged if axes.last() == Some(&rec.time) => {
-            pass.schedule.share == 2
+            pass.schedule.share >= 2
         }
         Order::Registers | Order::Staged => {
             let after = time.map(|t| &axes[t + 1..]);
@@ -151,7 +154,7 @@ fn arrives(pass: &Pass, input: InputId, compute: Dtype) -> bool {
 fn halves(pass: &Pass, compute: Dtype) -> i64 {
     let arrive = |&(input, _): &(InputId, Vec<AxisIndex>)| arrives(pass, input, compute);
     let short = pass.schedule.order != Order::Scanned;
-    if short && readings(pass).iter().all(arrive) {
+    if (short || pass.schedule.share == 3) && readings(pass).iter().all(arrive) {
         2
     } else {
         1
@@ -170,7 +173,20 @@ pub(crate) fn tile_bytes(pass: &Pass, compute: Dtype) -> u64 {
         let next = if arrives { dtype.bytes() } else { 0 };
         elements(pass, input) * (halves * stored(pass, input, compute).bytes() + next) as u64
     };
-    readings(pass).into_iter().map(bytes).sum()
+    let barrier = if parted(pass, compute) {
+        BARRIER_BYTES
+    } else {
+        0
+    };
+    readings(pass).into_iter().map(bytes).sum::<u64>() + u64::from(barrier)
+}
+
+/// Whether a block's threads go on between the end of one tile and the beginning of the next, and wait there for those that
+/// have not come as far: nothing is read of what they share in between.
+fn parted(pass: &Pass, compute: Dtype) -> bool {
+    let s = &pass.schedule;
+    let halves = s.share > 0 && !readings(pass).is_empty() && halves(pass, compute) == 2;
+    halves && matches!(s.order, Order::Staged | Order::Scanned) && pass.retraced == 0
 }
 
 /// How a tile of an input is copied: turn by turn, each some neighbours.
@@ -270,6 +286,7 @@ impl Builder<'_> {
                     b.stmt(Stmt::Sync);
                     b.refill(first, first);
                 }
+                b.leave_shared();
             },
             |_| {},
         );
@@ -282,7 +299,8 @@ impl Builder<'_> {
         }
         self.tile_start = start.clone();
         let next = self.next_tile(start);
-        self.stmt(Stmt::Sync);
+        let parted = parted(self.pass, self.ty.storage());
+        self.stmt(if parted { Stmt::Wait } else { Stmt::Sync });
         if self.in_halves() {
             self.tile_half = self.half(start);
             let own = self.tile_half.clone();
@@ -296,6 +314,44 @@ impl Builder<'_> {
         self.stmt(Stmt::Sync);
         // The next tile's elements are on their way while this one is run through.
         self.copy_all(&next);
+    }
+
+    /// Where this thread has read what it wants of the present tile, and put down its part of the next.
+    pub fn leave_shared(&mut self) {
+        if parted(self.pass, self.ty.storage()) {
+            self.stmt(Stmt::Arrive);
+        }
+    }
+
+    /// Whether values read inputs that the block shares, beside what those in `known` read.
+    pub fn read_shared(&self, mut open: Vec<NodeId>, known: &[NodeId]) -> bool {
+        let graph = &self.pass.recurrence.graph;
+        let mut seen = vec![false; graph.len()];
+        while let Some(id) = open.pop() {
+            if std::mem::replace(&mut seen[id.0 as usize], true) || known.contains(&id) {
+                continue;
+            }
+            match graph.node(id) {
+                Node::Input { input, .. } if self.shared_inputs.contains_key(input) => return true,
+                node => open.extend(node.operands()),
+            }
+        }
+        false
+    }
+
+    /// Runs `outputs`, by which the outputs are computed once the sums in `known` are: a thread is through with what the block
+    /// shares before or after it.
+    pub fn leave_for(&mut self, known: &[NodeId], outputs: impl FnOnce(&mut Self)) {
+        let roots = self.pass.recurrence.outputs.iter();
+        let roots = roots.flat_map(|o| [Some(o.value), o.value_im]).flatten();
+        let late = self.read_shared(roots.collect(), known);
+        if !late {
+            self.leave_shared();
+        }
+        outputs(self);
+        if late {
+            self.leave_shared();
+        }
     }
 
     /// Where the tile after the one that begins at `start` begins: before it, down to 0, where steps are traced back.

@@ -173,19 +173,42 @@ impl Parts {
     }
 }
 
-/// Elements of a run and the gap after it.
-fn piece(pass: &Pass) -> i64 {
-    i64::from(pass.schedule.tile) + GAP
+/// How what an item's threads have in common lies in memory, in elements.
+struct Layout {
+    /// From one thread's run of a value to the next.
+    piece: i64,
+    /// A value's tile of an item.
+    tile: i64,
+    /// From one thread's row of a sum's parts to the next.
+    row: i64,
+    /// All rows of an item.
+    rows: i64,
 }
 
-/// Elements of a tile of one value.
-fn row(pass: &Pass) -> i64 {
-    piece(pass) * i64::from(pass.schedule.warp)
-}
-
-/// Elements of one sum's parts: a row for each thread, and a gap.
-fn rows(pass: &Pass) -> i64 {
-    (row(pass) + GAP) * i64::from(pass.schedule.warp)
+impl Layout {
+    /// Words that are read or written at once are to lie in distinct ones of the 32 banks: those that eight threads put down,
+    /// of two items, and those that a warp reads of all its items.
+    fn of(pass: &Pass) -> Layout {
+        let s = &pass.schedule;
+        let (run, warp) = (i64::from(s.tile), i64::from(s.warp));
+        if run == 8 && warp >= 4 {
+            let row = run * warp + 8;
+            return Layout {
+                piece: run,
+                tile: run * warp + GAP,
+                row,
+                rows: row * warp + GAP,
+            };
+        }
+        let piece = run + GAP;
+        let row = piece * warp + GAP;
+        Layout {
+            piece,
+            tile: piece * warp,
+            row,
+            rows: row * warp,
+        }
+    }
 }
 
 /// The bytes that the threads of a block's items have in common, item by item; 0 in other orders.
@@ -199,8 +222,9 @@ pub(crate) fn exchange_bytes(pass: &Pass, compute: Dtype) -> u64 {
     if pass.retraced > 0 {
         return retraced::elements(pass, &parts) as u64 * compute.bytes() as u64;
     }
-    let elements =
-        parts.reads.before.len() as i64 * row(pass) + parts.sums.len() as i64 * rows(pass);
+    let layout = Layout::of(pass);
+    let (values, sums) = (parts.reads.before.len(), parts.sums.len());
+    let elements = values as i64 * layout.tile + sums as i64 * layout.rows;
     let items = pass.schedule.threads / pass.schedule.warp.max(1);
     u64::from(items) * elements as u64 * compute.bytes() as u64
 }
@@ -208,6 +232,7 @@ pub(crate) fn exchange_bytes(pass: &Pass, compute: Dtype) -> u64 {
 /// What the threads of an item have in common.
 struct Stage {
     axis: AxisId,
+    layout: Layout,
     before: Vec<(NodeId, Buf)>,
     inputs: Vec<NodeId>,
     sums: Vec<(Sum, Buf)>,
@@ -236,15 +261,17 @@ pub(super) fn lower(b: &mut Builder<'_>) {
         return;
     };
     let stage = |b: &mut Builder<'_>| {
+        let layout = Layout::of(pass);
         let before = parts.reads.before.iter().enumerate();
-        let before = before.map(|(k, &id)| (id, memory(b, format!("before{k}"), row(pass))));
+        let before = before.map(|(k, &id)| (id, memory(b, format!("before{k}"), layout.tile)));
         let before = before.collect();
         let sums = parts.sums.iter().enumerate();
-        let sums = sums.map(|(k, &sum)| (sum, memory(b, format!("part{k}"), rows(pass))));
+        let sums = sums.map(|(k, &sum)| (sum, memory(b, format!("part{k}"), layout.rows)));
         let sums = sums.collect();
         let slots = b.all_slots();
         Stage {
             axis,
+            layout,
             before,
             inputs: parts.reads.inputs.clone(),
             sums,
@@ -269,7 +296,8 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
     let time = b.pass.recurrence.time;
     let run = i64::from(b.pass.schedule.tile);
     let own = Run::of(b, &start, &hi);
-    let first = b.thread_ix() * Ix::Const(piece(b.pass));
+    let piece = Ix::Const(stage.layout.piece);
+    let first = b.thread_ix() * piece.clone();
     let known = before(b, (&stage.before, &first), (&own, &start), stage.axis);
     let whole = ((hi.clone() - start.clone()) / Ix::Const(run))
         .min(Ix::Const(i64::from(b.pass.schedule.warp)));
@@ -283,19 +311,18 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
     let axes = AxisSet::of(time);
     b.serial("run", axes, Ix::Const(0), whole.clone(), 1, |b, number| {
         let first = start.clone() + number.clone() * Ix::Const(run);
-        let local =
-            |b: &Builder<'_>, k: i64| number.clone() * Ix::Const(piece(b.pass)) + Ix::Const(k);
+        let local = |k: i64| number.clone() * piece.clone() + Ix::Const(k);
         for k in 0..run {
             save(b, stage, &first, (run, k));
             if k % group == 0 {
                 // The loads of a group of steps together: their latencies overlap.
                 for k in k..(k + group).min(run) {
-                    b.local = local(b, k);
+                    b.local = local(k);
                     let at = b.moment(first.clone() + Ix::Const(k));
                     b.with_axis(time, at, run + k, |b| loads(b, stage));
                 }
             }
-            one(b, &first, local(b, k), k);
+            one(b, &first, local(k), k);
         }
     });
     if b.multiple_of_time % run != 0 {
@@ -305,7 +332,7 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
         let rest =
             end.min((Ix::Const(i64::from(b.pass.schedule.warp)) - whole.clone()) * Ix::Const(run));
         b.serial("t", AxisSet::of(time), Ix::Const(0), rest, 1, |b, t| {
-            let local = whole * Ix::Const(piece(b.pass)) + t.clone();
+            let local = whole * piece + t.clone();
             let step = first + t;
             save(b, stage, &step, (1, 0));
             one(b, &step, local, 0);
@@ -313,17 +340,12 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
     }
     b.stored.clear();
     b.stmt(Stmt::Meet);
-    b.shared = Some(time);
-    b.block(AxisSet::of(time), |b| after(b, stage, &own, known));
-    b.shared = Some(stage.axis);
-}
-
-/// Whether what the states need of a thread's run reads inputs that the block shares.
-fn reads_shared(b: &Builder<'_>, before: &[(NodeId, Buf)]) -> bool {
-    let graph = &b.pass.recurrence.graph;
-    let roots: Vec<NodeId> = before.iter().map(|&(id, _)| id).collect();
-    let shared = |&id: &NodeId| matches!(graph.node(id), Node::Input { input, .. } if b.shared_inputs.contains_key(input));
-    graph.reachable(&roots).iter().any(shared)
+    let known_sums: Vec<NodeId> = stage.sums.iter().map(|(sum, _)| sum.id).collect();
+    b.leave_for(&known_sums, |b| {
+        b.shared = Some(time);
+        b.block(AxisSet::of(time), |b| after(b, stage, &own, known));
+        b.shared = Some(stage.axis);
+    });
 }
 
 /// Values by node and step.
@@ -339,7 +361,8 @@ pub(super) fn before(
 ) -> Values {
     let time = b.pass.recurrence.time;
     // The block's meeting is this item's too, unless what is before it reads what the block puts down for it.
-    let early = b.in_halves() && !reads_shared(b, before);
+    let values = before.iter().map(|&(id, _)| id).collect();
+    let early = b.in_halves() && !b.read_shared(values, &[]);
     if !early {
         b.fill_shared(start);
     }
@@ -409,7 +432,7 @@ fn between(b: &mut Builder<'_>, stage: &Stage) {
         let thread = b.thread_ix();
         for &(sum, buf) in &stage.sums {
             let part = b.part(sum.op, sum.axis, sum.x);
-            let ix = thread.clone() * Ix::Const(row(b.pass) + GAP) + b.local.clone();
+            let ix = thread.clone() * Ix::Const(stage.layout.row) + b.local.clone();
             b.stmt(Stmt::Store(buf, ix, part));
         }
     });
@@ -427,8 +450,8 @@ fn after(b: &mut Builder<'_>, stage: &Stage, own: &Run, known: Values) {
     for k in 0..i64::from(pass.schedule.tile) {
         at_step(b, own, k, |b| {
             for &(sum, buf) in &stage.sums {
-                let local = thread.clone() * Ix::Const(piece(pass)) + Ix::Const(k);
-                total(b, sum, buf, (local, row(pass) + GAP));
+                let local = thread.clone() * Ix::Const(stage.layout.piece) + Ix::Const(k);
+                total(b, sum, buf, (local, stage.layout.row));
             }
             values.extend(outputs(b, &all, k));
         });

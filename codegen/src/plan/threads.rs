@@ -186,7 +186,11 @@ pub(crate) fn check_share(
         .as_ref()
         .map_or(0, |g| u64::from(g.shared_per_block));
     let own = exchange_bytes(pass, compute);
-    if bytes + own > most || s.share > 2 {
+    let turns = s.order == Order::Scanned && s.tiles == 1;
+    if s.share > 3 || s.share == 3 && !turns {
+        return no("3 is for order=scanned with tiles=1, 2 the most for others".into());
+    }
+    if bytes + own > most {
         return no(format!(
             "a tile of the inputs is {bytes} bytes, of at most {}",
             most.saturating_sub(own)

@@ -258,7 +258,7 @@ impl Emitter<'_> {
                 Stmt::Store(buf, ix, _) | Stmt::StoreBits(buf, ix, _) => (buf, ix),
                 Stmt::Let(..) | Stmt::Set(..) | Stmt::LoadRow(..) | Stmt::StoreRow(..) => continue,
                 Stmt::Fetch(..) | Stmt::Take(..) | Stmt::Prefetch(..) => continue,
-                Stmt::Copy(..) | Stmt::Sync | Stmt::Meet => continue,
+                Stmt::Copy(..) | Stmt::Sync | Stmt::Arrive | Stmt::Wait | Stmt::Meet => continue,
             };
             let bytes = self.proc.buffer(*access.0).dtype.bytes() as i64;
             let Some(mut sum) = self.byte_offset(access.1, bytes) else {

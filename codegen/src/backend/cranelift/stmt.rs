@@ -70,7 +70,7 @@ impl Emitter<'_> {
                 self.lane = None;
                 result
             }
-            Stmt::Prefetch(..) | Stmt::Sync => Ok(()),
+            Stmt::Prefetch(..) | Stmt::Sync | Stmt::Arrive | Stmt::Wait => Ok(()),
             Stmt::Meet
             | Stmt::Copy(..)
             | Stmt::For {

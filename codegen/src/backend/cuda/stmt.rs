@@ -230,6 +230,12 @@ impl<'a> Emitter<'a> {
                 self.line(depth, "arrived();");
                 self.line(depth, "__syncthreads();");
             }
+            Stmt::Arrive => self.line(depth, "arrive(barrier);"),
+            Stmt::Wait => {
+                self.teamed = 0;
+                self.line(depth, "arrived();");
+                self.line(depth, "wait(barrier, phase);");
+            }
             // An item is a block, of which all threads are there or none.
             Stmt::Meet if self.lanes > 32 => self.line(depth, "__syncthreads();"),
             // Either all threads of a warp are there, or an item is a whole one.

@@ -144,5 +144,32 @@ fn shared_memory_is_laid_out_and_counted() {
     assert!(source.text.contains("float* b3 = (float*)(shared + 32);"));
     // Blocks are full: no thread leaves before a barrier.
     assert!(!source.text.contains("return;\n    const"));
-    assert_eq!(source.text.matches("__syncthreads();").count(), 2);
+    let (_, kernel) = source.text.split_once("extern \"C\"").unwrap();
+    assert_eq!(kernel.matches("__syncthreads();").count(), 2);
+}
+
+#[test]
+fn threads_that_arrive_before_they_wait_have_a_barrier_of_their_own() {
+    let mut p = empty(sample::extent(0));
+    p.buffers = vec![BufferDecl {
+        name: "a".into(),
+        role: Role::Shared,
+        dtype: Dtype::F32,
+        len: Ix::Const(5),
+    }];
+    let item = p.var("item");
+    let body = vec![Stmt::Arrive, Stmt::Wait];
+    p.body = vec![for_(item, LoopKind::Core, 0, sample::extent(0), body)];
+    let source = text(p);
+    // 20 bytes, up to the next 16, and the barrier's.
+    assert_eq!(source.entries[0].shared, 32 + BARRIER_BYTES);
+    let (_, kernel) = source.text.split_once("extern \"C\"").unwrap();
+    for line in [
+        "shared + 32);",
+        "open(barrier);",
+        "arrive(barrier);",
+        "wait(barrier, phase);",
+    ] {
+        assert!(kernel.contains(line), "{line} in {kernel}");
+    }
 }
