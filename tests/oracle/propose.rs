@@ -69,10 +69,11 @@ pub fn shared(random: &mut Random, target: &Target) -> Vec<Schedule> {
                 tile: random.pick(&[8, 4, 2, 1, 3]),
                 unroll: random.pick(&[1, 2, 4, 8]),
                 warp: random.pick(&[2, 4, 8, 16]),
-                threads: 32,
+                // Threads of large blocks arrive before they wait.
+                threads: random.pick(&[32, 256]),
                 ahead: random.pick(&[1, 0, 3]),
-                share: random.pick(&[2, 0, 1]),
-                tiles: random.pick(&[1, 2]),
+                share: random.pick(&[2, 0, 1, 3]),
+                tiles: random.pick(&[1, 1, 2]),
                 exp2: random.pick(&[0, 2]),
                 ..Schedule::plain(order)
             });

@@ -24,6 +24,9 @@ const MOST_UNROLLED: usize = 256;
 /// Registers of states that a thread holds.
 const MOST_HELD: usize = 48;
 
+/// Tiles of time from which on a block does better to put down the next one while it reads another.
+const LONG: usize = 16;
+
 /// Schedules worth trying.
 pub(crate) fn proposals(
     (scan, structure): (&Scan, &Structure),
@@ -153,8 +156,13 @@ fn scanned(
             (false, _) => &[16, 8],
         };
         for &tile in tiles {
-            for (share, tiles) in [(2, 1), (2, 4), (1, 1), (0, 1)] {
+            for (share, tiles) in [(3, 1), (2, 1), (2, 4), (1, 1), (0, 1)] {
                 for &threads in threads {
+                    // Two tiles at once take the memory of several small blocks, and longer to begin with.
+                    let long = steps / (tile * warp) as usize >= LONG;
+                    if share == 3 && (threads < 512 || !long) {
+                        continue;
+                    }
                     for (block, unroll, resident) in [(1, 1, 0), (1, 2, 0), (1, 2, 384 / threads)] {
                         if resident > 0 && (share, tiles) != (2, 1) {
                             continue;

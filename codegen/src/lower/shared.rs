@@ -186,7 +186,9 @@ pub(crate) fn tile_bytes(pass: &Pass, compute: Dtype) -> u64 {
 fn parted(pass: &Pass, compute: Dtype) -> bool {
     let s = &pass.schedule;
     let halves = s.share > 0 && !readings(pass).is_empty() && halves(pass, compute) == 2;
-    halves && matches!(s.order, Order::Staged | Order::Scanned) && pass.retraced == 0
+    // Of small blocks there are others that go on meanwhile.
+    let large = s.threads >= 256;
+    large && halves && matches!(s.order, Order::Staged | Order::Scanned) && pass.retraced == 0
 }
 
 /// How a tile of an input is copied: turn by turn, each some neighbours.
