@@ -70,7 +70,7 @@ pub fn shared(random: &mut Random, target: &Target) -> Vec<Schedule> {
                 unroll: random.pick(&[1, 2, 4, 8]),
                 warp: random.pick(&[2, 4, 8, 16]),
                 // Threads of large blocks arrive before they wait.
-                threads: random.pick(&[32, 256]),
+                threads: random.pick(&[32, 512]),
                 ahead: random.pick(&[1, 0, 3]),
                 share: random.pick(&[2, 0, 1, 3]),
                 tiles: random.pick(&[1, 1, 2]),

@@ -408,17 +408,16 @@ __device__ __forceinline__ void arrived() {
     asm volatile("cp.async.wait_all;" : : : "memory");
 #endif
 }
-// A block's barrier in two parts: each warp arrives and goes on, and waits later.
+// A block's barrier in two parts: each thread arrives and goes on, and waits later.
 __device__ __forceinline__ void open(unsigned barrier) {
 #if __CUDA_ARCH__ >= 900
-    if (threadIdx.x == 0) asm volatile("mbarrier.init.shared.b64 [%0], %1;" : : "r"(barrier), "r"(blockDim.x / 32) : "memory");
+    if (threadIdx.x == 0) asm volatile("mbarrier.init.shared.b64 [%0], %1;" : : "r"(barrier), "r"(blockDim.x) : "memory");
     __syncthreads();
 #endif
 }
 __device__ __forceinline__ void arrive(unsigned barrier) {
 #if __CUDA_ARCH__ >= 900
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) asm volatile("{ .reg .b64 to; mbarrier.arrive.shared.b64 to, [%0]; }" : : "r"(barrier) : "memory");
+    asm volatile("{ .reg .b64 to; mbarrier.arrive.shared.b64 to, [%0]; }" : : "r"(barrier) : "memory");
 #endif
 }
 __device__ __forceinline__ void wait(unsigned barrier, unsigned& phase) {

@@ -21,6 +21,7 @@ mod staged;
 mod stepped;
 mod sums;
 mod tiled;
+mod turns;
 mod values;
 
 use selscan_dsl::AxisId;

@@ -9,14 +9,12 @@
 //! registers,  [steps of the tile][inner points]             as in memory
 //! staged
 //! ```
-//! What is converted or turned over on its way arrives as it is, a tile ahead, and has its tiles in two halves in turn:
-//! while one is read, the other is filled. So the block meets once a tile. In order=staged a thread says that it is through with
-//! a tile where it has run through the states, and waits for the others before it does so again: their outputs, and what they
-//! need of the next tile, lie in between.
+//! What is converted or turned over on its way arrives as it is, a tile ahead. When, is in [`super::turns`].
 
-use selscan_dsl::{AxisId, AxisIndex, InputId, Node, NodeId};
+use selscan_dsl::{AxisId, AxisIndex, InputId, Node};
 
 use super::builder::Builder;
+use super::turns::parted;
 use crate::backend::cuda::BARRIER_BYTES;
 use crate::dtype::Dtype;
 use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, Reg, Rhs, Role, Stmt};
@@ -25,7 +23,7 @@ use crate::schedule::Order;
 
 /// The inputs that a block has in common, each with how it is read: always so that a block reads the same, at its own axes or
 /// at the group that the block's points of the lane axis are in.
-fn readings(pass: &Pass) -> Vec<(InputId, Vec<AxisIndex>)> {
+pub(super) fn readings(pass: &Pass) -> Vec<(InputId, Vec<AxisIndex>)> {
     let rec = &pass.recurrence;
     let mut reads: Vec<Vec<&[AxisIndex]>> = vec![Vec::new(); rec.inputs.len()];
     let mut shifted = vec![false; rec.inputs.len()];
@@ -111,7 +109,7 @@ fn known(pass: &Pass, axis: AxisId) -> i64 {
 }
 
 /// Steps of a tile.
-fn steps(pass: &Pass) -> i64 {
+pub(super) fn steps(pass: &Pass) -> i64 {
     let s = &pass.schedule;
     match s.order {
         Order::Scanned => i64::from(s.tile * s.warp * s.tiles),
@@ -151,7 +149,7 @@ fn arrives(pass: &Pass, input: InputId, compute: Dtype) -> bool {
 
 /// How many tiles of each input there are at once: two where all of them arrive before they are put down, unless tiles
 /// are so long that their memory matters more than their meetings.
-fn halves(pass: &Pass, compute: Dtype) -> i64 {
+pub(super) fn halves(pass: &Pass, compute: Dtype) -> i64 {
     let arrive = |&(input, _): &(InputId, Vec<AxisIndex>)| arrives(pass, input, compute);
     let short = pass.schedule.order != Order::Scanned;
     if (short || pass.schedule.share == 3) && readings(pass).iter().all(arrive) {
@@ -179,16 +177,6 @@ pub(crate) fn tile_bytes(pass: &Pass, compute: Dtype) -> u64 {
         0
     };
     readings(pass).into_iter().map(bytes).sum::<u64>() + u64::from(barrier)
-}
-
-/// Whether a block's threads go on between the end of one tile and the beginning of the next, and wait there for those that
-/// have not come as far: nothing is read of what they share in between.
-fn parted(pass: &Pass, compute: Dtype) -> bool {
-    let s = &pass.schedule;
-    let halves = s.share > 0 && !readings(pass).is_empty() && halves(pass, compute) == 2;
-    // Of small blocks there are others that go on meanwhile.
-    let large = s.threads >= 256;
-    large && halves && matches!(s.order, Order::Staged | Order::Scanned) && pass.retraced == 0
 }
 
 /// How a tile of an input is copied: turn by turn, each some neighbours.
@@ -272,132 +260,13 @@ impl Builder<'_> {
         }
     }
 
-    /// Before the loop over tiles, from step `lo` to `hi`, of which the one that begins at `first` comes first: what the first
-    /// turn finds already there.
-    pub fn begin_shared(&mut self, lo: &Ix, hi: &Ix, first: &Ix) {
-        if self.raw_inputs.is_empty() {
-            return;
-        }
-        // A loop that has no turn must not read what is not there.
-        self.choice(
-            lo.clone(),
-            hi.clone(),
-            |b| {
-                b.copy_all(first);
-                if b.in_halves() {
-                    b.stmt(Stmt::Sync);
-                    b.refill(first, first);
-                }
-                b.leave_shared();
-            },
-            |_| {},
-        );
-    }
-
-    /// Where the block meets: from here on the tile that begins at step `start` is in shared memory.
-    pub fn fill_shared(&mut self, start: &Ix) {
-        if self.shared_inputs.is_empty() {
-            return;
-        }
-        self.tile_start = start.clone();
-        let next = self.next_tile(start);
-        let parted = parted(self.pass, self.ty.storage());
-        self.stmt(if parted { Stmt::Wait } else { Stmt::Sync });
-        if self.in_halves() {
-            self.tile_half = self.half(start);
-            let own = self.tile_half.clone();
-            self.refill(&next, &(start.clone() + Ix::Const(steps(self.pass))));
-            self.tile_half = own;
-            return;
-        }
-        for (input, index, to) in self.sorted_shared() {
-            self.fill(input, &index, to, start, None);
-        }
-        self.stmt(Stmt::Sync);
-        // The next tile's elements are on their way while this one is run through.
-        self.copy_all(&next);
-    }
-
-    /// Where this thread has read what it wants of the present tile, and put down its part of the next.
-    pub fn leave_shared(&mut self) {
-        if parted(self.pass, self.ty.storage()) {
-            self.stmt(Stmt::Arrive);
-        }
-    }
-
-    /// Whether values read inputs that the block shares, beside what those in `known` read.
-    pub fn read_shared(&self, mut open: Vec<NodeId>, known: &[NodeId]) -> bool {
-        let graph = &self.pass.recurrence.graph;
-        let mut seen = vec![false; graph.len()];
-        while let Some(id) = open.pop() {
-            if std::mem::replace(&mut seen[id.0 as usize], true) || known.contains(&id) {
-                continue;
-            }
-            match graph.node(id) {
-                Node::Input { input, .. } if self.shared_inputs.contains_key(input) => return true,
-                node => open.extend(node.operands()),
-            }
-        }
-        false
-    }
-
-    /// Runs `outputs`, by which the outputs are computed once the sums in `known` are: a thread is through with what the block
-    /// shares before or after it.
-    pub fn leave_for(&mut self, known: &[NodeId], outputs: impl FnOnce(&mut Self)) {
-        let roots = self.pass.recurrence.outputs.iter();
-        let roots = roots.flat_map(|o| [Some(o.value), o.value_im]).flatten();
-        let late = self.read_shared(roots.collect(), known);
-        if !late {
-            self.leave_shared();
-        }
-        outputs(self);
-        if late {
-            self.leave_shared();
-        }
-    }
-
-    /// Where the tile after the one that begins at `start` begins: before it, down to 0, where steps are traced back.
-    fn next_tile(&self, start: &Ix) -> Ix {
-        let span = Ix::Const(steps(self.pass));
-        match self.pass.retraced {
-            0 => start.clone() + span,
-            _ => start.clone() - start.clone().min(span),
-        }
-    }
-
-    /// Whether tiles lie in two halves in turn.
-    pub fn in_halves(&self) -> bool {
-        !self.shared_inputs.is_empty() && halves(self.pass, self.ty.storage()) == 2
-    }
-
-    /// Which half has the tile that begins at step `start`: 0 or 1.
-    fn half(&mut self, start: &Ix) -> Ix {
-        let half = (start.clone() / Ix::Const(steps(self.pass))).rest(2);
-        if let Ix::Const(_) = half {
-            return half;
-        }
-        let var = self.proc.var("half");
-        self.stmt(Stmt::Let(var, half));
-        Ix::Var(var)
-    }
-
-    /// Puts the tile that begins at step `start`, which has arrived, into the half of the one at `place`; the one after it is on
-    /// its way from then on. Each thread reads what has arrived in a place before it sends for what comes there next.
-    fn refill(&mut self, start: &Ix, place: &Ix) {
-        self.tile_half = self.half(place);
-        let after = self.next_tile(start);
-        for (input, index, to) in self.sorted_shared() {
-            self.fill(input, &index, to, start, Some(&after));
-        }
-    }
-
     /// The shared inputs, how each is read, and its memory.
-    fn sorted_shared(&self) -> Vec<(InputId, Vec<AxisIndex>, Buf)> {
+    pub(super) fn sorted_shared(&self) -> Vec<(InputId, Vec<AxisIndex>, Buf)> {
         let of = |(input, index)| Some((input, index, *self.shared_inputs.get(&input)?));
         readings(self.pass).into_iter().filter_map(of).collect()
     }
 
-    fn copy_all(&mut self, start: &Ix) {
+    pub(super) fn copy_all(&mut self, start: &Ix) {
         if self.raw_inputs.is_empty() {
             return;
         }
@@ -556,7 +425,7 @@ impl Builder<'_> {
 
     /// Puts an input's tile that begins at step `start` into its place; where it arrived before, sends for the one that
     /// begins at `after`.
-    fn fill(
+    pub(super) fn fill(
         &mut self,
         input: InputId,
         index: &[AxisIndex],
