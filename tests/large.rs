@@ -132,6 +132,8 @@ impl Walk<'_> {
             Stmt::Set(_, Rhs::Const(_) | Rhs::Bits(_) | Rhs::Op(..))
             | Stmt::Take(..)
             | Stmt::Sync
+            | Stmt::Arrive
+            | Stmt::Wait
             | Stmt::Meet => {}
         }
     }

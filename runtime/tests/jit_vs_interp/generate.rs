@@ -64,6 +64,7 @@ pub fn random(seed: u64) -> (Proc, super::Inputs, Vec<i64>) {
         narrow: false,
         threads: 128,
         resident: 0,
+        exp2: 0,
         apart: false,
         full: false,
         vars: Vec::new(),

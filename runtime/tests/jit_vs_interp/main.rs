@@ -109,6 +109,7 @@ fn map(op: LoopOp, ty: Ty, from: Dtype, to: Dtype, lanes: Option<u32>) -> Proc {
         narrow: false,
         threads: 128,
         resident: 0,
+        exp2: 0,
         apart: false,
         full: false,
         vars: Vec::new(),
