@@ -1,7 +1,7 @@
 //! Every model of the catalogue, compiled and run on this machine, computes its f64 meaning: in every element type,
 //! with its optional inputs given and left out, from initial states, over packed sequences, on one thread and on
 //! several, and by every kind of schedule that fits it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "catalogue/options.rs"]
 mod options;
@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 
 use options::inputs;
 use selscan_codegen::candidates;
-use selscan_dsl::{Inputs, eval_with_bound};
+use selscan_dsl::{AxisId, Extents, Inputs, Outputs, Recurrence, eval, eval_with_bound};
 use selscan_models::{CATALOGUE, Model};
-use selscan_runtime::{Cpu, CpuOptions, Dtype, Kernel, OwnedArgs, Store, TOLERANCE};
+use selscan_runtime::{Cpu, CpuOptions, Dtype, Kernel, OwnedArgs, Sample, Store, TOLERANCE};
 
 fn cpu(threads: usize) -> Cpu {
     Cpu::with_options(CpuOptions {
@@ -106,4 +106,70 @@ fn every_model_by_every_kind_of_schedule() {
             assert!(!seen.is_empty(), "{}", model.name);
         }
     }
+}
+
+/// Larger extents on axes whose names are those of sequences, channels and their groups, where a model has them.
+fn larger(model: &Model, r: &Recurrence) -> Extents {
+    let mut extents = Model::extents(r, model.small);
+    let named = |name: &str| r.axes.iter().any(|a| a.name == name);
+    for i in 0..r.axes.len() as u8 {
+        let own = &mut extents.0[i as usize];
+        match r.axis_name(r.canonical(AxisId(i))) {
+            "B" => *own = 5,
+            "L" => *own = 19,
+            "D" => *own = 12,
+            "G" if named("D") => *own = 3,
+            _ => {}
+        }
+    }
+    extents
+}
+
+#[test]
+fn a_sample_of_every_model_means_what_the_whole_does() {
+    let cpu = cpu(1);
+    let (mut thinned, mut grouped, mut cut) = (0, 0, 0);
+    for model in CATALOGUE {
+        let r = model.recurrence().unwrap();
+        let extents = larger(model, &r);
+        let inputs = model.sample(&r, &extents, &|_| true, 3);
+        let Ok(whole) = eval(&r, &inputs) else {
+            panic!("{}: {extents:?}", model.name)
+        };
+        let args = OwnedArgs::from_inputs(&inputs, Dtype::F64).unwrap();
+        let kernel = cpu.kernel(r.clone());
+        let (spec, extents) = kernel.resolve(&args).unwrap();
+        let all = Sample::all(&kernel, &spec, &extents).unwrap();
+        assert_eq!(all.outputs(&r, &whole), whole, "{}", model.name);
+        for most in [1e9, 300.0, 1.0] {
+            let sample = Sample::of(&kernel, &spec, &extents, most).unwrap();
+            let wanted = sample.outputs(&r, &whole);
+            let mut numbers = 0;
+            for part in sample.parts(&r, 3) {
+                let mut found = eval(&r, &part.inputs(&r, &inputs)).unwrap();
+                let own = part.outputs(&r, &whole);
+                if !part.has_end() {
+                    found.last.clear();
+                    cut += 1;
+                }
+                assert_eq!(found, own, "{} of {most}", model.name);
+                numbers += size(&own);
+            }
+            assert_eq!(numbers, size(&wanted), "{}: parts are all", model.name);
+            assert_eq!(most == 1e9, sample == all, "{} of {most}", model.name);
+            thinned += usize::from(size(&wanted) < size(&whole));
+            let groups = r.axes.iter().position(|a| a.name == "G");
+            grouped += usize::from(groups.is_some_and(|g| extents.0[g] == 3));
+        }
+    }
+    assert!(
+        thinned > 40 && grouped > 2 && cut > 20,
+        "{thinned} {grouped} {cut}"
+    );
+}
+
+/// How many numbers there are.
+fn size(outputs: &Outputs) -> usize {
+    let all = outputs.tensors.values().chain(outputs.last.values());
+    all.map(|x| x.data.len()).sum()
 }

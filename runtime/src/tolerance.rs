@@ -7,6 +7,7 @@ use selscan_dsl::{Array, Inputs, Outputs, Recurrence};
 
 use crate::buffer::Tensor;
 use crate::owned::{OwnedArgs, OwnedResults};
+use crate::sample::Sample;
 
 /// K of the one tolerance.
 pub const TOLERANCE: f64 = 32.0;
@@ -21,6 +22,29 @@ impl OwnedResults {
         &self,
         r: &Recurrence,
         compute: Dtype,
+        meaning: &(Outputs, Outputs),
+    ) -> Result<(), String> {
+        self.check_found(&self.to_outputs(r), compute, meaning)
+    }
+
+    /// The same of those among these that a sample has, of which `meaning` consists.
+    ///
+    /// # Errors
+    /// The first number that is wrong, in words.
+    pub fn check_sample(
+        &self,
+        r: &Recurrence,
+        compute: Dtype,
+        meaning: &(Outputs, Outputs),
+        sample: &Sample,
+    ) -> Result<(), String> {
+        self.check_found(&sample.outputs(r, &self.to_outputs(r)), compute, meaning)
+    }
+
+    fn check_found(
+        &self,
+        found: &Outputs,
+        compute: Dtype,
         (wanted, bound): &(Outputs, Outputs),
     ) -> Result<(), String> {
         let epsilon = |tensor: Option<&Tensor>| {
@@ -29,7 +53,6 @@ impl OwnedResults {
                 .epsilon()
                 .max(compute.epsilon())
         };
-        let found = self.to_outputs(r);
         for (name, wanted) in &wanted.tensors {
             let eps = epsilon(self.outputs.get(name));
             compare(

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::owned::OwnedArgs;
 use crate::resident::Resident;
+use crate::sample::Sample;
 use crate::spec::Spec;
 use crate::store::Record;
 
@@ -24,6 +25,8 @@ const CHECKED_STEPS: usize = 131;
 const CHECKED_LANES: usize = 67;
 /// Points of every other axis that the code is not fixed to.
 const CHECKED_POINTS: usize = 2;
+/// State points of a slice that are compared, about: the meaning of so many takes less than one compilation.
+const COMPARED: f64 = 2e5;
 /// A schedule whose first run takes this many times the best time is not run again.
 const HOPELESS: f64 = 2.0;
 
@@ -202,9 +205,10 @@ fn compile(
     });
 }
 
-/// A slice of the arguments, and what the f64 meaning makes of it.
+/// A slice of the arguments, and what the f64 meaning makes of a sample of it.
 struct Check {
     args: OwnedArgs,
+    sample: Sample,
     steps: usize,
     /// The type of the arithmetic.
     compute: Dtype,
@@ -251,8 +255,10 @@ impl Check {
             let data = rows.flat_map(|row| row[..steps].iter().copied()).collect();
             part.seq_idx = Some((data, kept));
         }
+        let sample = Sample::of(kernel, &spec, &extents, COMPARED)?;
         Ok(Check {
-            meaning: eval_with_bound(r, &part.to_inputs(r))?,
+            meaning: eval_with_bound(r, &sample.inputs(r, &part.to_inputs(r)))?,
+            sample,
             args: part,
             steps: extents.get(r.time),
             compute: spec.options(r).compute_dtype(),
@@ -280,7 +286,12 @@ impl Check {
         kernel
             .launch(self.args.args(&mut results))
             .map_err(|e| e.to_string())?;
-        results.check(kernel.recurrence(), self.compute, &self.meaning)
+        results.check_sample(
+            kernel.recurrence(),
+            self.compute,
+            &self.meaning,
+            &self.sample,
+        )
     }
 }
 

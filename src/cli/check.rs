@@ -7,12 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use selscan_codegen::structure::Structure;
 use selscan_codegen::{Dtype, Ty};
-use selscan_dsl::{
-    Array, AxisId, AxisIndex, InputKind, Inputs, Node, Outputs, Recurrence, eval_with_bound,
-};
-use selscan_runtime::{OwnedResults, TOLERANCE};
+use selscan_dsl::{Array, Inputs, Outputs, Recurrence, eval_with_bound};
+use selscan_runtime::{OwnedResults, Sample, TOLERANCE};
 
 use super::failure::Failure;
 use super::job::Job;
@@ -37,45 +34,28 @@ pub struct Check {
     pub first: Option<String>,
 }
 
-/// The positions that are compared on every axis.
-type Keep = Vec<Vec<usize>>;
-
 /// Compares results with the f64 meaning, whole or a sample.
 pub fn check(job: &Job, results: &OwnedResults, full: bool) -> Result<Check, Failure> {
     let r = &job.source.recurrence;
     let inputs = job.args.to_inputs(r);
     let found = results.to_outputs(r);
-    let axes = parallel(job)?;
-    let mut keep: Keep = job.extents.0.iter().map(|&n| (0..n).collect()).collect();
-    let mut causal = true;
-    if !full {
-        let mut points = job.points();
-        let mut widest = axes.clone();
-        widest.sort_by_key(|&a| std::cmp::Reverse(job.extents.get(a)));
-        for axis in widest {
-            points *= thin(r, &mut keep, axis, SAMPLE / points);
-        }
-        // Later steps do not change earlier outputs: a beginning can be compared.
-        if points > SAMPLE && is_causal(r) {
-            let steps = job.extents.get(r.time);
-            let few = ((steps as f64 * SAMPLE / points) as usize).clamp(1.min(steps), steps);
-            keep[r.time.0 as usize].truncate(few);
-            causal = few == steps;
-        }
-    }
-    let blocks = blocks(r, &keep, &axes);
-    let bar = ProgressBar::new(blocks.len() as u64).with_style(style());
+    let sample = match full {
+        true => Sample::all(&job.kernel, &job.spec, &job.extents)?,
+        false => Sample::of(&job.kernel, &job.spec, &job.extents, SAMPLE)?,
+    };
+    let parts = sample.parts(r, BLOCKS);
+    let bar = ProgressBar::new(parts.len() as u64).with_style(style());
     bar.set_message("f64 meaning");
     let total = Mutex::new(Ok(Check::default()));
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
-        .min(blocks.len());
+        .min(parts.len());
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(keep) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let part = compare(job, &inputs, &found, results, keep, causal);
+                while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let part = compare(job, &inputs, &found, results, part);
                     bar.inc(1);
                     if let Ok(mut total) = total.lock() {
                         match (&mut *total, part) {
@@ -146,153 +126,26 @@ impl Check {
     }
 }
 
-/// Axes whose points never meet, in any stage, and whose positions and extents are not themselves computed with.
-fn parallel(job: &Job) -> Result<Vec<AxisId>, Failure> {
-    let r = &job.source.recurrence;
-    let scans = job.kernel.scans(&job.spec)?;
-    let structures: Vec<Structure> = scans.iter().map(|s| Structure::of(&s.recurrence)).collect();
-    let used = |axis: AxisId| {
-        r.graph.ids().any(|id| match r.graph.node(id) {
-            Node::Index(a) | Node::Extent(a) => *a == axis,
-            Node::Input { index, .. } | Node::State { index, .. } => {
-                index.iter().any(|i| match i {
-                    AxisIndex::Group { of, groups } => *of == axis || *groups == axis,
-                    AxisIndex::At(a) => *a != axis && r.canonical(*a) == axis,
-                })
-            }
-            _ => false,
-        })
-    };
-    let fits =
-        |&axis: &AxisId| structures.iter().all(|s| s.parallel.contains(&axis)) && !used(axis);
-    let mut axes = structures.first().map_or(vec![], |s| s.parallel.clone());
-    axes.retain(fits);
-    Ok(axes)
-}
-
-/// Keeps evenly spread positions of an axis, about `part` of them, the first and the last among them; says which part
-/// is kept.
-fn thin(r: &Recurrence, keep: &mut Keep, axis: AxisId, part: f64) -> f64 {
-    let own = &mut keep[r.canonical(axis).0 as usize];
-    let n = own.len();
-    let few = ((n as f64 * part).ceil() as usize).max(2);
-    if part >= 1.0 || few >= n {
-        return 1.0;
-    }
-    *own = (0..few).map(|i| i * (n - 1) / (few - 1)).collect();
-    few as f64 / n as f64
-}
-
-/// Whether an output depends on no later step.
-fn is_causal(r: &Recurrence) -> bool {
-    let time = r.time;
-    r.states.iter().all(|s| !s.reverse)
-        && !r
-            .graph
-            .ids()
-            .any(|id| matches!(r.graph.node(id), Node::Extent(a) if *a == time))
-}
-
-/// The positions kept, cut along the parallel axis that has most of them.
-fn blocks(r: &Recurrence, keep: &Keep, axes: &[AxisId]) -> Vec<Keep> {
-    let Some(&axis) = axes.iter().max_by_key(|a| keep[a.0 as usize].len()) else {
-        return vec![keep.clone()];
-    };
-    let at = r.canonical(axis).0 as usize;
-    let size = keep[at].len().div_ceil(BLOCKS).max(1);
-    let block = |part: &[usize]| {
-        let mut block = keep.clone();
-        block[at] = part.to_vec();
-        block
-    };
-    let blocks: Vec<Keep> = keep[at].chunks(size).map(block).collect();
-    if blocks.is_empty() {
-        vec![keep.clone()]
-    } else {
-        blocks
-    }
-}
-
-/// The elements at the kept positions.
-fn gather(array: &Array, axes: &[AxisId], keep: &Keep) -> Array {
-    let width = if array.complex { 2 } else { 1 };
-    let mut starts = vec![0usize];
-    let mut shape = Vec::with_capacity(axes.len());
-    for (&axis, &extent) in axes.iter().zip(&array.shape) {
-        // An axis of extent 1 that is an alias, or a shape that is wrong, is found by the meaning itself.
-        let own = &keep[axis.0 as usize];
-        starts = starts
-            .iter()
-            .flat_map(|&s| own.iter().map(move |&i| s * extent + i))
-            .collect();
-        shape.push(own.len());
-    }
-    let data = starts
-        .iter()
-        .flat_map(|&s| &array.data[s * width..(s + 1) * width])
-        .copied()
-        .collect();
-    Array {
-        shape,
-        complex: array.complex,
-        data,
-    }
-}
-
-/// Takes the meaning at the kept positions and compares.
+/// Takes the meaning of a sample and compares.
 fn compare(
     job: &Job,
     inputs: &Inputs,
     found: &Outputs,
     results: &OwnedResults,
-    keep: &Keep,
-    with_last: bool,
+    sample: &Sample,
 ) -> Result<Check, Failure> {
     let r = &job.source.recurrence;
-    // Aliases are kept as what they stand for.
-    let keep: Keep = (0..keep.len())
-        .map(|i| keep[r.canonical(AxisId(i as u8)).0 as usize].clone())
-        .collect();
-    let mut part = Inputs {
-        flags: inputs.flags.clone(),
-        ..Inputs::default()
-    };
-    for decl in r.inputs.iter().filter(|i| i.kind == InputKind::Tensor) {
-        if let Some(x) = inputs.tensors.get(&decl.name) {
-            part.tensors
-                .insert(decl.name.clone(), gather(x, &decl.axes, &keep));
-        }
-    }
-    for decl in &r.states {
-        if let Some(x) = inputs.initial.get(&decl.name) {
-            part.initial
-                .insert(decl.name.clone(), gather(x, &decl.axes, &keep));
-        }
-    }
-    if let Some(x) = &inputs.seq_idx {
-        let axes: Vec<AxisId> = r.batch_axis().into_iter().chain([r.time]).collect();
-        part.seq_idx = Some(gather(x, &axes, &keep));
-    }
-    let meaning = eval_with_bound(r, &part)?;
-    let at_kept = |x: &Array, axes: &[AxisId]| gather(x, axes, &keep);
-    Ok(against(
-        r,
-        job.spec.compute(),
-        &meaning,
-        (found, results),
-        &at_kept,
-        with_last,
-    ))
+    let meaning = eval_with_bound(r, &sample.inputs(r, inputs))?;
+    let found = sample.outputs(r, found);
+    Ok(against(r, job.spec.compute(), &meaning, (&found, results)))
 }
 
-/// Compares results, of which `part` gives what the meaning was taken of, with a meaning and its bound.
+/// Compares what was found, all or some of `results`, with its meaning and its bound.
 fn against(
     r: &Recurrence,
     compute: Ty,
     (wanted, bound): &(Outputs, Outputs),
     (found, results): (&Outputs, &OwnedResults),
-    part: &dyn Fn(&Array, &[AxisId]) -> Array,
-    with_last: bool,
 ) -> Check {
     let mut check = Check::default();
     let arithmetic = if compute == Ty::F64 {
@@ -306,20 +159,18 @@ fn against(
             .max(arithmetic.epsilon())
     };
     for decl in &r.outputs {
-        let whole = found.tensors.get(&decl.name).map(|x| part(x, &decl.axes));
         let arrays = (
             wanted.tensors.get(&decl.name),
             bound.tensors.get(&decl.name),
-            whole,
+            found.tensors.get(&decl.name),
         );
         check.numbers(&decl.name, arrays, eps(results.outputs.get(&decl.name)));
     }
-    for decl in r.states.iter().filter(|_| with_last) {
-        let whole = found.last.get(&decl.name).map(|x| part(x, &decl.axes));
+    for decl in &r.states {
         let arrays = (
             wanted.last.get(&decl.name),
             bound.last.get(&decl.name),
-            whole,
+            found.last.get(&decl.name),
         );
         check.numbers(
             &format!("last_{}", decl.name),
@@ -338,8 +189,7 @@ pub fn whole(
     results: &OwnedResults,
 ) -> Check {
     let found = results.to_outputs(r);
-    let all = |x: &Array, _: &[AxisId]| x.clone();
-    let check = against(r, compute, meaning, (&found, results), &all, true);
+    let check = against(r, compute, meaning, (&found, results));
     Check {
         of: check.compared,
         ..check
@@ -350,7 +200,7 @@ impl Check {
     fn numbers(
         &mut self,
         name: &str,
-        arrays: (Option<&Array>, Option<&Array>, Option<Array>),
+        arrays: (Option<&Array>, Option<&Array>, Option<&Array>),
         eps: f64,
     ) {
         let (Some(wanted), Some(bound), Some(found)) = arrays else {
