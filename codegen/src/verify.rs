@@ -4,6 +4,7 @@
 //! emitted; what is left to go wrong is an index that leaves its buffer.
 
 mod fault;
+mod meeting;
 mod ops;
 
 use std::collections::BTreeSet;
@@ -30,7 +31,8 @@ pub fn verify(proc: &Proc) -> Result<(), VerifyError> {
         set: Regs::default(),
         rows: BTreeSet::new(),
     };
-    verifier.proc().map_err(|fault| VerifyError {
+    let checked = verifier.proc().and_then(|()| meeting::check(proc));
+    checked.map_err(|fault| VerifyError {
         proc: proc.name.clone(),
         fault,
     })

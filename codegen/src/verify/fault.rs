@@ -52,6 +52,9 @@ pub enum Fault {
         /// The lane variable.
         var: String,
     },
+    /// Lanes that do not meet between what one of them stores and another loads.
+    #[error("the lanes that have {0} in common must meet between a store to it and a load")]
+    Unmet(String),
     /// An increment that is not above 0.
     #[error("loop over {var} has step {step}; it must be above 0")]
     Step {

@@ -487,3 +487,44 @@ fn a_row_is_fetched_before_it_is_taken_and_as_wide_as_an_access() {
         Ix::Const(0)
     )]);
 }
+
+#[test]
+fn lanes_meet_between_a_store_and_a_load_of_another() {
+    let with = |body: &dyn Fn(Stmt, Stmt, Var) -> Vec<Stmt>| {
+        fault(|p| {
+            p.proc.buffers.push(BufferDecl {
+                name: "ours".into(),
+                role: Role::Exchange,
+                dtype: Dtype::F32,
+                len: Ix::Const(4),
+            });
+            let (buf, at) = (Buf(3), Ix::Var(p.lane));
+            let load = set(OTHER, Rhs::Load(buf, at.clone()));
+            let turn = p.proc.var("turn");
+            let mut all = vec![one(F32)];
+            all.extend(body(Stmt::Store(buf, at, F32), load, turn));
+            vec![lanes(p.lane, all)]
+        })
+    };
+    let unmet = || Some(Fault::Unmet("ours".into()));
+    let found = with(&|store, load, _| vec![store, load]);
+    assert_eq!(found, unmet());
+    // A barrier in two parts is none for those who stored after they arrived.
+    let found = with(&|store, load, _| vec![Stmt::Arrive, store, Stmt::Wait, load]);
+    assert_eq!(found, unmet());
+    for meeting in [Stmt::Meet, Stmt::Sync] {
+        let found = with(&|store, load, _| vec![store, meeting.clone(), load]);
+        assert_eq!(found, None);
+    }
+    // The next turn's load comes after this one's store.
+    let turns = |body: Vec<Stmt>| with(&|_, _, turn| vec![serial(turn, body.clone())]);
+    let (store, load) = (
+        Stmt::Store(Buf(3), Ix::Const(1), F32),
+        set(OTHER, Rhs::Load(Buf(3), Ix::Const(2))),
+    );
+    assert_eq!(turns(vec![load.clone(), store.clone()]), unmet());
+    assert_eq!(turns(vec![Stmt::Meet, load, store]), None);
+    // A loop that has no turn is no meeting.
+    let found = with(&|store, load, turn| vec![store, serial(turn, vec![Stmt::Meet]), load]);
+    assert_eq!(found, unmet());
+}
