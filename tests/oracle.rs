@@ -83,3 +83,35 @@ fn threads_that_share_compute_the_models() {
     let staged = counts.orders[counts.orders.len() - 1];
     assert!(staged > 20, "hardly a staged schedule was run: {counts}");
 }
+
+/// A sum over time that no output reads has a last state all the same, at every point. (Found by the random recurrences, once in
+/// some ten thousand.)
+#[test]
+fn sums_over_time_that_nothing_reads_are_there_at_every_point() {
+    let gpu = std::env::var("SELSCAN_ORACLE_DEVICE")
+        .ok()
+        .map(|name| Device::open(&name).unwrap());
+    let cpus = [Cpu::with_threads(1).unwrap()];
+    let mut counts = run::Counts::default();
+    for states in ["s: State<B, D, N>", "h: State<B, D>, s: State<B, D, N>"] {
+        let decay = if states.starts_with('h') {
+            "h = 0.5 * h + x;"
+        } else {
+            ""
+        };
+        let text = format!(
+            "#[ssm_kernel]\nfn case(x: Tensor<B, L, D>, g: Tensor<N>, {states}) -> Tensor<B, L, D> {{ {decay} s = s + x; 2.0 * x + sum::<N>(g) }}"
+        );
+        for seed in 0..12 {
+            let extents = [("B", 2), ("L", 7), ("D", 3), ("N", 4)];
+            let devices = (&cpus[..], gpu.as_ref());
+            if let Err(why) = run::check_text(&text, &extents, seed, devices, &mut counts) {
+                panic!("seed {seed}: {why}");
+            }
+        }
+    }
+    assert!(
+        counts.interpreted > 100,
+        "hardly a schedule was run: {counts}"
+    );
+}

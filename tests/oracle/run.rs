@@ -211,6 +211,26 @@ pub fn check_model(
     check_case((&case, &ranges), random, &own, (&[], gpu), counts)
 }
 
+/// Checks a text by schedules of every order.
+pub fn check_text(
+    text: &str,
+    extents: &[(&str, usize)],
+    seed: u64,
+    (cpus, gpu): (&[Cpu], Option<&Device>),
+    counts: &mut Counts,
+) -> Result<(), String> {
+    let extents = extents.iter().map(|&(name, n)| (name.to_owned(), n));
+    let case = Case {
+        text: text.to_owned(),
+        extents: extents.collect(),
+        absent: Default::default(),
+        packed: false,
+        initial: true,
+        scale: 1.0,
+    };
+    check_case((&case, &[]), Random(seed), &schedules, (cpus, gpu), counts)
+}
+
 /// Checks the case of a tape; the error says which path was wrong where.
 pub fn check(
     tape: &[u8],

@@ -40,6 +40,9 @@ pub(super) fn check_scanned(pass: &Pass) -> Result<(), Refusal> {
     if structure.state_inner.iter().count() > 1 {
         return no("its states have more than one inner axis");
     }
+    if structure.late.contains(&true) {
+        return no("a state is a sum over time, which is not run through with the others");
+    }
     if s.tile * s.block > 64 || s.lanes > 1 {
         return no("a thread has registers for tile times block of at most 64 steps, and lanes=1");
     }
