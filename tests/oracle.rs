@@ -9,6 +9,8 @@
 mod generate;
 #[path = "oracle/propose.rs"]
 mod propose;
+#[path = "oracle/random.rs"]
+mod random;
 #[path = "oracle/run.rs"]
 mod run;
 

@@ -25,8 +25,8 @@ const CHECKED_STEPS: usize = 131;
 const CHECKED_LANES: usize = 67;
 /// Points of every other axis that the code is not fixed to.
 const CHECKED_POINTS: usize = 2;
-/// State points of a slice that are compared, about: the meaning of so many takes less than one compilation.
-const COMPARED: f64 = 2e5;
+/// State points of a slice that are compared, about: some hundred channels of 16 states, evenly spread over all of its blocks.
+const COMPARED: f64 = 1e6;
 /// A schedule whose first run takes this many times the best time is not run again.
 const HOPELESS: f64 = 2.0;
 

@@ -5,7 +5,7 @@ use selscan_codegen::{Algorithm, Order, Schedule, Target, Ty};
 use selscan_models::Model;
 
 use crate::generate::Case;
-use crate::run::Random;
+use crate::random::Random;
 
 /// Schedules of every order, of a CPU or a GPU.
 pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule> {
