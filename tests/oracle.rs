@@ -9,7 +9,7 @@
 mod generate;
 #[path = "oracle/propose.rs"]
 mod propose;
-#[path = "oracle/random.rs"]
+#[path = "../dsl/tests/common/random.rs"]
 mod random;
 #[path = "oracle/run.rs"]
 mod run;
@@ -23,6 +23,12 @@ fn cases() -> u32 {
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(800)
+}
+
+/// The GPU that plans for one run on too, if one is named.
+fn gpu() -> Option<Device> {
+    let name = std::env::var("SELSCAN_ORACLE_DEVICE").ok()?;
+    Some(Device::open(&name).unwrap())
 }
 
 #[test]
@@ -41,9 +47,7 @@ fn every_path_computes_the_recurrence() {
         Cpu::with_threads(2).unwrap(),
         Cpu::without(&[Feature::Fma, Feature::Avx]).unwrap(),
     ];
-    let gpu = std::env::var("SELSCAN_ORACLE_DEVICE")
-        .ok()
-        .map(|name| Device::open(&name).unwrap());
+    let gpu = gpu();
     let tape = prop::collection::vec(any::<u8>(), 0..160);
     let result = runner.run(&(tape, any::<u64>()), |(tape, seed)| {
         run::check(&tape, seed, &cpus, gpu.as_ref(), &mut counts.borrow_mut())
@@ -64,9 +68,7 @@ fn every_path_computes_the_recurrence() {
 /// Threads that share steps, states and inputs, on models that they fit: the random recurrences are mostly none.
 #[test]
 fn threads_that_share_compute_the_models() {
-    let gpu = std::env::var("SELSCAN_ORACLE_DEVICE")
-        .ok()
-        .map(|name| Device::open(&name).unwrap());
+    let gpu = gpu();
     let mut counts = run::Counts::default();
     for name in [
         "selective_scan_bdl",
@@ -90,9 +92,7 @@ fn threads_that_share_compute_the_models() {
 /// some ten thousand.)
 #[test]
 fn sums_over_time_that_nothing_reads_are_there_at_every_point() {
-    let gpu = std::env::var("SELSCAN_ORACLE_DEVICE")
-        .ok()
-        .map(|name| Device::open(&name).unwrap());
+    let gpu = gpu();
     let cpus = [Cpu::with_threads(1).unwrap()];
     let mut counts = run::Counts::default();
     for states in ["s: State<B, D, N>", "h: State<B, D>, s: State<B, D, N>"] {

@@ -112,7 +112,7 @@ fn check(rule: &Rule) -> Result<(), String> {
             };
             let mut draw = || {
                 let x = if conditions.contains(&var) {
-                    (random.next() % 2) as f64
+                    (random.bits() % 2) as f64
                 } else {
                     number(&mut random)
                 };
@@ -124,7 +124,7 @@ fn check(rule: &Rule) -> Result<(), String> {
             }
             given.insert(var, drawn);
         }
-        let poisoned = (round % 4 == 0).then(|| vars[random.next() as usize % vars.len()]);
+        let poisoned = (round % 4 == 0).then(|| vars[random.bits() as usize % vars.len()]);
         let poisoned = poisoned.filter(|v| kept.contains(v) && !conditions.contains(v));
         if let Some(var) = poisoned {
             given.insert(var, [(f64::NAN, f64::NAN); LEN]);

@@ -2,29 +2,18 @@
 
 #![allow(dead_code)] // each test uses its part
 
+mod random;
+
 use std::collections::BTreeMap;
 
 use selscan_dsl::*;
 
-/// A small deterministic generator (SplitMix64; Steele et al. 2014).
-pub struct Random(pub u64);
+pub use random::Random;
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
     /// In −1.5..1.5.
     pub fn number(&mut self) -> f64 {
-        ((self.next() >> 11) as f64 / (1u64 << 53) as f64 - 0.5) * 3.0
+        ((self.bits() >> 11) as f64 / (1u64 << 53) as f64 - 0.5) * 3.0
     }
 }
 

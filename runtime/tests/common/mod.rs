@@ -1,8 +1,13 @@
 //! Kernels, data and the comparison with the f64 meaning that the runtime's tests share.
 #![allow(clippy::unwrap_used, dead_code)]
 
+#[path = "../../../dsl/tests/common/random.rs"]
+mod random;
+
 use selscan_dsl::{Array, Inputs, Outputs, Recurrence, eval_with_bound};
 use selscan_runtime::{Cpu, CpuOptions, Dtype, Kernel, OwnedArgs, OwnedResults, Store};
+
+pub use random::Random;
 
 /// Mamba's selective scan with all of its options.
 pub const MAMBA: &str = "
@@ -50,29 +55,10 @@ fn convolution(x: Tensor<B, L, D>, w0: Tensor<D>, w1: Tensor<D>, w2: Tensor<D>) 
     w0 * x + w1 * delay(x, 1) + w2 * delay(x, 2)
 }";
 
-/// Numbers that repeat from run to run (SplitMix64).
-pub struct Random(pub u64);
-
 impl Random {
-    /// 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    /// One of 0..n.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
     /// A coin.
     pub fn flip(&mut self) -> bool {
         self.below(2) == 0
-    }
-    /// Uniform in −1..1.
-    pub fn signed(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
     /// An array, uniform in −scale..scale.
     pub fn array(&mut self, shape: &[usize], complex: bool, scale: f64) -> Array {
