@@ -145,7 +145,7 @@ fn a_sample_of_every_model_means_what_the_whole_does() {
             let sample = Sample::of(&kernel, &spec, &extents, most).unwrap();
             let wanted = sample.outputs(&r, &whole);
             let mut numbers = 0;
-            for part in sample.parts(&r, 3) {
+            for part in sample.parts(3) {
                 let mut found = eval(&r, &part.inputs(&r, &inputs)).unwrap();
                 let own = part.outputs(&r, &whole);
                 if !part.has_end() {

@@ -100,6 +100,20 @@ impl Array {
         let shape: Vec<usize> = order.iter().map(|&i| self.shape[i]).collect();
         let own = strides(&self.shape);
         let from = positions(&shape, |axis, at| own[order[axis]] * at);
+        self.gathered(shape, &from)
+    }
+
+    /// The elements at these positions of every axis: position `i` on an axis of the result is position `keep[axis][i]` of this one.
+    #[must_use]
+    pub fn picked(&self, keep: &[&[usize]]) -> Array {
+        let shape: Vec<usize> = keep.iter().map(|own| own.len()).collect();
+        let own = strides(&self.shape);
+        let from = positions(&shape, |axis, at| own[axis] * keep[axis][at]);
+        self.gathered(shape, &from)
+    }
+
+    /// The elements with these numbers, in that order.
+    fn gathered(&self, shape: Vec<usize>, from: &[usize]) -> Array {
         let width = if self.complex { 2 } else { 1 };
         let data = from
             .iter()

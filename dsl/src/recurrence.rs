@@ -5,7 +5,7 @@
 //! The properties that every kernel has without saying so (optional inputs, sequence boundaries, complex
 //! numbers as pairs, two directions) are functions from recurrence to recurrence in [`crate::transform`].
 
-use crate::axis::{AxisDecl, AxisId, AxisSet};
+use crate::axis::{AxisDecl, AxisId, AxisSet, Extents};
 use crate::expr::{AxisIndex, Graph, InputId, Node, NodeId, Part, StateId, When};
 
 /// What an input is.
@@ -99,6 +99,19 @@ impl Recurrence {
     #[must_use]
     pub fn state(&self, id: StateId) -> &StateDecl {
         &self.states[id.0 as usize]
+    }
+    /// The points of every state at every step; of the outputs, without states.
+    #[must_use]
+    pub fn points(&self, extents: &Extents) -> f64 {
+        let product =
+            |axes: &[AxisId]| -> f64 { axes.iter().map(|&a| extents.get(a) as f64).product() };
+        let steps = extents.get(self.time) as f64;
+        let states = self.states.iter().filter(|s| !s.hidden);
+        let states: f64 = states.map(|s| product(&s.axes) * steps).sum();
+        if states > 0.0 {
+            return states;
+        }
+        self.outputs.iter().map(|o| product(&o.axes)).sum()
     }
     /// The input of that name.
     #[must_use]

@@ -13,10 +13,13 @@ use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::spec::Spec;
 
-/// Positions on every axis, aliases included.
+/// Positions on every axis.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sample {
+    /// By axis; an alias has those of what it stands for.
     keep: Vec<Vec<usize>>,
+    /// What each axis stands for: itself, if it is no alias.
+    canonical: Vec<usize>,
     /// A parallel axis whose positions may be cut into parts, if there is one.
     cut: Option<AxisId>,
     /// Whether every step is there.
@@ -38,12 +41,12 @@ impl Sample {
     /// What is wrong with the kernel for `spec`.
     pub fn of(kernel: &Kernel, spec: &Spec, extents: &Extents, most: f64) -> Result<Sample, Error> {
         let r = kernel.recurrence();
-        let mut sample = Sample::all(kernel, spec, extents)?;
-        let mut points = points(r, extents);
-        let mut widest = free(kernel, spec)?;
-        widest.sort_by_key(|free| std::cmp::Reverse(extents.get(free.axis)));
-        for free in widest {
-            points *= sample.thin(r, &free, most / points);
+        let mut axes = free(kernel, spec)?;
+        let mut sample = Sample::whole(r, extents, &axes);
+        let mut points = r.points(extents);
+        axes.sort_by_key(|free| std::cmp::Reverse(extents.get(free.axis)));
+        for free in axes {
+            points *= sample.thin(&free, most / points);
         }
         if points > most && is_causal(r) {
             let steps = extents.get(r.time);
@@ -51,7 +54,6 @@ impl Sample {
             sample.keep[r.time.0 as usize].truncate(few);
             sample.whole = few == steps;
         }
-        sample.name_aliases(r);
         Ok(sample)
     }
 
@@ -60,18 +62,22 @@ impl Sample {
     /// # Errors
     /// What is wrong with the kernel for `spec`.
     pub fn all(kernel: &Kernel, spec: &Spec, extents: &Extents) -> Result<Sample, Error> {
-        let r = kernel.recurrence();
+        let axes = free(kernel, spec)?;
+        Ok(Sample::whole(kernel.recurrence(), extents, &axes))
+    }
+
+    fn whole(r: &Recurrence, extents: &Extents, axes: &[Free]) -> Sample {
         // Positions of several groups are not to be cut anywhere.
-        let plain = free(kernel, spec)?.into_iter();
+        let plain = axes.iter();
         let plain = plain.filter(|f| f.groups.is_none_or(|g| extents.get(g) == 1));
-        let plain = plain.map(|f| f.axis);
-        let mut sample = Sample {
+        Sample {
             keep: extents.0.iter().map(|&n| (0..n).collect()).collect(),
-            cut: plain.max_by_key(|&a| extents.get(a)),
+            canonical: (0..extents.0.len() as u8)
+                .map(|i| r.canonical(AxisId(i)).0 as usize)
+                .collect(),
+            cut: plain.map(|f| f.axis).max_by_key(|&a| extents.get(a)),
             whole: true,
-        };
-        sample.name_aliases(r);
-        Ok(sample)
+        }
     }
 
     /// Whether every step is in it, so that last states are the whole's.
@@ -82,15 +88,14 @@ impl Sample {
 
     /// The sample in at most `count` parts, whose meanings may be taken side by side.
     #[must_use]
-    pub fn parts(&self, r: &Recurrence, count: usize) -> Vec<Sample> {
-        let Some(at) = self.cut.map(|a| a.0 as usize) else {
+    pub fn parts(&self, count: usize) -> Vec<Sample> {
+        let Some(at) = self.cut.map(|a| self.canonical[a.0 as usize]) else {
             return vec![self.clone()];
         };
         let size = self.keep[at].len().div_ceil(count.max(1)).max(1);
         let part = |own: &[usize]| {
             let mut part = self.clone();
             part.keep[at] = own.to_vec();
-            part.name_aliases(r);
             part
         };
         match &self.keep[at][..] {
@@ -102,28 +107,10 @@ impl Sample {
     /// The elements of an array over `axes` at the sample's positions.
     #[must_use]
     pub fn pick(&self, array: &Array, axes: &[AxisId]) -> Array {
-        let width = if array.complex { 2 } else { 1 };
-        let mut starts = vec![0usize];
-        let mut shape = Vec::with_capacity(axes.len());
-        for (&axis, &extent) in axes.iter().zip(&array.shape) {
-            // A shape that is wrong is found by the meaning itself.
-            let own = &self.keep[axis.0 as usize];
-            starts = starts
-                .iter()
-                .flat_map(|&s| own.iter().map(move |&i| s * extent + i))
-                .collect();
-            shape.push(own.len());
-        }
-        let data = starts
+        let keep = axes
             .iter()
-            .flat_map(|&s| &array.data[s * width..(s + 1) * width])
-            .copied()
-            .collect();
-        Array {
-            shape,
-            complex: array.complex,
-            data,
-        }
+            .map(|a| &self.keep[self.canonical[a.0 as usize]][..]);
+        array.picked(&keep.collect::<Vec<_>>())
     }
 
     /// The inputs at the sample's positions.
@@ -172,9 +159,11 @@ impl Sample {
     }
 
     /// Keeps about `part` of an axis's positions; says which part is kept.
-    fn thin(&mut self, r: &Recurrence, free: &Free, part: f64) -> f64 {
-        let groups = free.groups.map_or(1, |g| self.keep[g.0 as usize].len());
-        let own = &mut self.keep[r.canonical(free.axis).0 as usize];
+    fn thin(&mut self, free: &Free, part: f64) -> f64 {
+        let at = |axis: AxisId| self.canonical[axis.0 as usize];
+        let groups = free.groups.map_or(1, |g| self.keep[at(g)].len());
+        let at = at(free.axis);
+        let own = &mut self.keep[at];
         let n = own.len() / groups.max(1);
         let few = ((n as f64 * part).ceil() as usize).max(2);
         if part >= 1.0 || few >= n {
@@ -184,29 +173,6 @@ impl Sample {
         *own = (0..groups).flat_map(places).collect();
         few as f64 / n as f64
     }
-
-    /// Aliases are kept as what they stand for.
-    fn name_aliases(&mut self, r: &Recurrence) {
-        for i in 0..self.keep.len() {
-            let canonical = r.canonical(AxisId(i as u8)).0 as usize;
-            if canonical != i {
-                self.keep[i] = self.keep[canonical].clone();
-            }
-        }
-    }
-}
-
-/// The points of every state at every step; of the outputs, without states.
-fn points(r: &Recurrence, extents: &Extents) -> f64 {
-    let product =
-        |axes: &[AxisId]| -> f64 { axes.iter().map(|&a| extents.get(a) as f64).product() };
-    let steps = extents.get(r.time) as f64;
-    let states = r.states.iter().filter(|s| !s.hidden);
-    let states: f64 = states.map(|s| product(&s.axes) * steps).sum();
-    if states > 0.0 {
-        return states;
-    }
-    r.outputs.iter().map(|o| product(&o.axes)).sum()
 }
 
 /// Axes whose points never meet, in any stage, and whose positions and extents are not themselves computed with, but for one

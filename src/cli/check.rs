@@ -43,7 +43,7 @@ pub fn check(job: &Job, results: &OwnedResults, full: bool) -> Result<Check, Fai
         true => Sample::all(&job.kernel, &job.spec, &job.extents)?,
         false => Sample::of(&job.kernel, &job.spec, &job.extents, SAMPLE)?,
     };
-    let parts = sample.parts(r, BLOCKS);
+    let parts = sample.parts(BLOCKS);
     let bar = ProgressBar::new(parts.len() as u64).with_style(style());
     bar.set_message("f64 meaning");
     let total = Mutex::new(Ok(Check::default()));

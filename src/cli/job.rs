@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use selscan_codegen::{Algorithm, Dtype, Plan, Schedule, candidates};
-use selscan_dsl::{AxisId, Extents};
+use selscan_dsl::Extents;
 use selscan_runtime::{
     Cpu, CpuOptions, Cuda, Device, DeviceName, Kernel, OwnedArgs, OwnedResults, Spec, Tensor,
 };
@@ -189,24 +189,7 @@ impl Job {
 
     /// How many state points a run computes: the points of every state at every step (of the outputs, without states).
     pub fn points(&self) -> f64 {
-        let r = &self.source.recurrence;
-        let product = |axes: &[AxisId]| {
-            axes.iter()
-                .map(|&a| self.extents.get(a) as f64)
-                .product::<f64>()
-        };
-        let steps = self.extents.get(r.time) as f64;
-        let states: f64 = r
-            .states
-            .iter()
-            .filter(|s| !s.hidden)
-            .map(|s| product(&s.axes) * steps)
-            .sum();
-        if states > 0.0 {
-            states
-        } else {
-            r.outputs.iter().map(|o| product(&o.axes)).sum()
-        }
+        self.source.recurrence.points(&self.extents)
     }
 
     /// The bytes of everything that a run reads and writes, each element once.

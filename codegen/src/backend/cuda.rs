@@ -23,6 +23,7 @@ use crate::dtype::Dtype;
 use crate::lanes::width;
 use crate::legalize::{Supports, legalize};
 use crate::loop_ir::{Ix, LoopOp, Proc, Program, Role, Stmt};
+use crate::regs::each;
 use crate::verify::verify;
 use stmt::{Emitter, index_type};
 
@@ -179,8 +180,10 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         text.push_str(&line);
     }
     text.push_str(&place(proc, lanes));
-    let parted = waits(&proc.body);
-    if parted {
+    // Whether threads of a block arrive at one place and wait at another.
+    let mut waits = false;
+    each(&proc.body, &mut |stmt| waits |= *stmt == Stmt::Wait);
+    if waits {
         scratch.push_str(&format!(
             "    const unsigned barrier = (unsigned)__cvta_generic_to_shared(shared + {shared});\n    unsigned phase = 0;\n    open(barrier);\n"
         ));
@@ -203,12 +206,6 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
         extents,
     };
     Ok((text, entry))
-}
-
-/// Whether threads of a block arrive at one place and wait at another.
-fn waits(body: &[Stmt]) -> bool {
-    let own = |s: &Stmt| *s == Stmt::Wait || s.blocks().iter().any(|block| waits(block));
-    body.iter().any(own)
 }
 
 /// Which lane of its item a thread is, and which item of its block that is.

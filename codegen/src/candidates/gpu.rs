@@ -119,11 +119,9 @@ fn spared(out: &mut Vec<Schedule>, options: &Options) {
         return;
     }
     for order in [Order::Staged, Order::Scanned] {
-        let first = out.iter().find(|s| s.order == order).copied();
-        let shares = first
-            .into_iter()
-            .flat_map(|s| [1, 2].map(|exp2| Schedule { exp2, ..s }));
-        out.extend(shares.collect::<Vec<_>>());
+        if let Some(first) = out.iter().find(|s| s.order == order).copied() {
+            out.extend([1, 2].map(|exp2| Schedule { exp2, ..first }));
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::schedule::Order;
 
 /// The inputs that a block has in common, each with how it is read: always so that a block reads the same, at its own axes or
 /// at the group that the block's points of the lane axis are in.
-pub(super) fn readings(pass: &Pass) -> Vec<(InputId, Vec<AxisIndex>)> {
+fn readings(pass: &Pass) -> Vec<(InputId, Vec<AxisIndex>)> {
     let rec = &pass.recurrence;
     let mut reads: Vec<Vec<&[AxisIndex]>> = vec![Vec::new(); rec.inputs.len()];
     let mut shifted = vec![false; rec.inputs.len()];
@@ -171,12 +171,10 @@ pub(crate) fn tile_bytes(pass: &Pass, compute: Dtype) -> u64 {
         let next = if arrives { dtype.bytes() } else { 0 };
         elements(pass, input) * (halves * stored(pass, input, compute).bytes() + next) as u64
     };
-    let barrier = if parted(pass, compute) {
-        BARRIER_BYTES
-    } else {
-        0
-    };
-    readings(pass).into_iter().map(bytes).sum::<u64>() + u64::from(barrier)
+    let readings = readings(pass);
+    let waits = halves == 2 && !readings.is_empty() && parted(pass);
+    let barrier = if waits { BARRIER_BYTES } else { 0 };
+    readings.into_iter().map(bytes).sum::<u64>() + u64::from(barrier)
 }
 
 /// How a tile of an input is copied: turn by turn, each some neighbours.

@@ -14,20 +14,17 @@
 use selscan_dsl::{Node, NodeId};
 
 use super::builder::Builder;
-use super::shared::{halves, readings, steps};
-use crate::dtype::Dtype;
+use super::shared::{halves, steps};
 use crate::loop_ir::{Ix, Stmt};
 use crate::plan::Pass;
 use crate::schedule::Order;
 
-/// Whether a block's threads go on between the end of one tile and the beginning of the next, and wait there for those that
-/// have not come as far: nothing is read of what they share in between.
-pub(super) fn parted(pass: &Pass, compute: Dtype) -> bool {
+/// Whether a block that has its tiles in two halves is to go on between the end of one and the beginning of the next, and wait
+/// there for those that have not come as far: nothing is read of what they share in between.
+pub(super) fn parted(pass: &Pass) -> bool {
     let s = &pass.schedule;
-    let halves = s.share > 0 && !readings(pass).is_empty() && halves(pass, compute) == 2;
     // Measured on sm_90: 3 to 8 % with 512 threads, which have a multiprocessor to themselves; code for fewer was slower.
-    let large = s.threads >= 512;
-    large && halves && matches!(s.order, Order::Staged | Order::Scanned) && pass.retraced == 0
+    s.threads >= 512 && matches!(s.order, Order::Staged | Order::Scanned) && pass.retraced == 0
 }
 
 impl Builder<'_> {
@@ -47,7 +44,9 @@ impl Builder<'_> {
                     b.stmt(Stmt::Sync);
                     b.refill(first, first);
                 }
-                b.leave_shared();
+                if b.arrives_early() {
+                    b.stmt(Stmt::Arrive);
+                }
             },
             |_| {},
         );
@@ -85,16 +84,9 @@ impl Builder<'_> {
         self.copy_all(&next);
     }
 
-    /// Where this thread has read what it wants of the present tile, and put down its part of the next.
-    fn leave_shared(&mut self) {
-        if self.arrives_early() {
-            self.stmt(Stmt::Arrive);
-        }
-    }
-
     /// Whether threads come to where the block meets before they wait there.
     fn arrives_early(&self) -> bool {
-        parted(self.pass, self.ty.storage())
+        parted(self.pass) && self.in_halves()
     }
 
     /// Whether values read inputs that the block shares, beside what those in `known` read.
@@ -113,18 +105,21 @@ impl Builder<'_> {
         false
     }
 
-    /// Runs `outputs`, by which the outputs are computed once the sums in `known` are: a thread is through with what the block
-    /// shares before or after it.
+    /// Runs `outputs`, by which the outputs are computed once the sums in `known` are. This thread has put down its part of the
+    /// next tile; it is through with the present one before it or after it.
     pub fn leave_for(&mut self, known: &[NodeId], outputs: impl FnOnce(&mut Self)) {
+        if !self.arrives_early() {
+            return outputs(self);
+        }
         let roots = self.pass.recurrence.outputs.iter();
         let roots = roots.flat_map(|o| [Some(o.value), o.value_im]).flatten();
         let late = self.read_shared(roots.collect(), known);
         if !late {
-            self.leave_shared();
+            self.stmt(Stmt::Arrive);
         }
         outputs(self);
         if late {
-            self.leave_shared();
+            self.stmt(Stmt::Arrive);
         }
     }
 

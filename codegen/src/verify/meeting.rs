@@ -42,7 +42,8 @@ impl Meetings<'_> {
                 let before = self.written.clone();
                 self.stmts(body)?;
                 // What one turn has written, the next one finds.
-                if *kind == LoopKind::Serial {
+                let more = self.written.iter().zip(&before).any(|(own, b)| *own && !b);
+                if *kind == LoopKind::Serial && more {
                     self.stmts(body)?;
                 }
                 self.either(&before);
