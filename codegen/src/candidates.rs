@@ -70,8 +70,9 @@ fn has_room(plan: &Plan) -> bool {
 pub(crate) fn pass_has_room(pass: &Pass, compute: Dtype) -> bool {
     let s = &pass.schedule;
     let bytes = tile_bytes(pass, compute) + exchange_bytes(pass, compute);
-    let most = match s.order {
-        Order::Staged => 3 * SHARED_PER_THREAD,
+    let most = match (s.order, s.resident) {
+        // Meant to have a multiprocessor to itself.
+        (Order::Staged, _) | (_, 1) => 3 * SHARED_PER_THREAD,
         _ => SHARED_PER_THREAD,
     };
     bytes <= most * u64::from(s.threads)

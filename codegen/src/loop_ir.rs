@@ -258,10 +258,8 @@ pub struct Proc {
     pub resident: u32,
     /// Of every eight powers of two that a GPU has an operation for, those that legalisation writes out.
     pub exp2: u32,
-    /// Whether the threads of an item are no neighbours on a GPU: 2k and 2k + 1 are, 2k and 2k + 2 are of two items. Loads
-    /// from shared memory in which every other pair of threads has the same address take half as long (measured,
-    /// sm_90). Lanes that exchange registers must be neighbours.
-    pub apart: bool,
+    /// Which threads of a GPU's warp an item has, where it has fewer than all.
+    pub seats: Seats,
     /// Whether blocks are full and their items have the same loops, so that all threads of one can meet.
     pub full: bool,
     /// Names of loop variables.
@@ -274,6 +272,19 @@ pub struct Proc {
     pub items: Ix,
     /// The Core loop, and nothing else.
     pub body: Vec<Stmt>,
+}
+
+/// Which threads of a warp are one item's lanes. Loads of 16 bytes from shared memory in which every other thread, or every
+/// other pair of threads, has the address of the one before take half as long as others (measured, sm_90).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Seats {
+    /// One after another.
+    #[default]
+    Neighbours,
+    /// Two by two: 2k and 2k + 1 are of one item, 2k + 2 of the next. For lanes that exchange no registers.
+    Pairs,
+    /// Each next to those of the other items of the warp: items are neighbours, lanes are not.
+    Strided,
 }
 
 /// The procs of one kernel, run one after another, and the memory that they share.
@@ -298,7 +309,7 @@ impl Proc {
             threads: 1,
             resident: 0,
             exp2: 0,
-            apart: false,
+            seats: Seats::Neighbours,
             full: false,
             vars: vec![],
             regs: vec![],

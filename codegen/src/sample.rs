@@ -4,7 +4,7 @@
 use selscan_dsl::{AxisId, InputId, Op};
 
 use crate::dtype::{Dtype, Ty};
-use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
+use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Seats, Stmt, Var};
 
 /// The extent of axis `i`.
 pub(crate) fn extent(i: u8) -> Ix {
@@ -43,7 +43,7 @@ pub(crate) fn empty(items: Ix) -> Proc {
         threads: 128,
         resident: 0,
         exp2: 0,
-        apart: false,
+        seats: Seats::Neighbours,
         full: false,
         vars: Vec::new(),
         regs: Vec::new(),

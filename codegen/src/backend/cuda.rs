@@ -22,7 +22,7 @@ use crate::contract::contract;
 use crate::dtype::Dtype;
 use crate::lanes::width;
 use crate::legalize::{Supports, legalize};
-use crate::loop_ir::{Ix, LoopOp, Proc, Program, Role, Stmt};
+use crate::loop_ir::{Ix, LoopOp, Proc, Program, Role, Seats, Stmt};
 use crate::regs::each;
 use crate::verify::verify;
 use stmt::{Emitter, index_type};
@@ -210,20 +210,33 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
 
 /// Which lane of its item a thread is, and which item of its block that is.
 fn place(proc: &Proc, lanes: u32) -> String {
-    let (lane, slot) = if proc.apart {
-        // Bit 1 and what is above the lanes are the item's.
-        let lane = format!(
-            "(threadIdx.x & 1) | (threadIdx.x >> 2) % {} << 1",
-            lanes / 2
-        );
-        let own = format!(
-            "(threadIdx.x >> 1 & 1) | threadIdx.x % 32 / {} << 1",
-            lanes * 2
-        );
-        (lane, format!("threadIdx.x / 32 * {} + ({own})", 32 / lanes))
-    } else {
-        let lane = format!("threadIdx.x % {lanes}u");
-        (lane, format!("threadIdx.x / {lanes}u"))
+    // Where a warp is one item, or has as many as threads, there is but one way.
+    let seats = match lanes {
+        2..32 => proc.seats,
+        _ => Seats::Neighbours,
+    };
+    let items = 32 / lanes.min(32);
+    let (lane, slot) = match seats {
+        Seats::Neighbours => (
+            format!("threadIdx.x % {lanes}u"),
+            format!("threadIdx.x / {lanes}u"),
+        ),
+        Seats::Pairs => {
+            // Bit 1 and what is above the lanes are the item's.
+            let lane = format!(
+                "(threadIdx.x & 1) | (threadIdx.x >> 2) % {} << 1",
+                lanes / 2
+            );
+            let own = format!(
+                "(threadIdx.x >> 1 & 1) | threadIdx.x % 32 / {} << 1",
+                lanes * 2
+            );
+            (lane, format!("threadIdx.x / 32 * {items} + ({own})"))
+        }
+        Seats::Strided => (
+            format!("threadIdx.x % 32u / {items}u"),
+            format!("threadIdx.x / 32u * {items}u + threadIdx.x % {items}u"),
+        ),
     };
     format!("    const int lane = {lane};\n    const int slot = {slot};\n")
 }

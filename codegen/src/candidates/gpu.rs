@@ -59,11 +59,14 @@ pub(crate) fn proposals(
     };
     // Asked once: of the many ways to scan, a plan would refuse one after another.
     let scans = structure.untileable.is_none() && structure.state_inner.iter().count() < 2;
-    let scanned = if scans {
-        scanned(&base, steps, points, wanted, (words > 1, scan.resets()))
-    } else {
-        Vec::new()
-    };
+    let mut across = Vec::new();
+    if scans {
+        if words == 1 && !scan.resets() {
+            let row: usize = streams.clone().map(|i| options.dtype(&i.name).bytes()).sum();
+            across = under_way(&base, steps, (points, states), wanted, row);
+        }
+        across.extend(scanned(&base, steps, points, wanted, (words > 1, scan.resets())));
+    }
     let apart = apart(&base, steps, (points, states), wanted, time_last);
     let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
@@ -78,17 +81,17 @@ pub(crate) fn proposals(
             // A scan across threads saves state by state, each to another chunk.
             out.extend(staged_chunks(&base, steps, (points, states), wanted));
         }
-        out.extend(scanned);
+        out.extend(across);
         out.extend(apart);
     } else if several && points < if saves { wanted / 6 } else { wanted / 8 } {
         out.extend(chunked(&base, steps, (points, states), wanted));
         out.extend(apart);
-        out.extend(scanned);
+        out.extend(across);
     } else {
         out.extend(apart);
         if several {
             out.extend(chunked(&base, steps, (points, states), wanted));
-            out.extend(scanned);
+            out.extend(across);
         }
     }
     // Unrolled code beyond this takes seconds to compile, and more registers than there are.
@@ -123,6 +126,43 @@ fn spared(out: &mut Vec<Schedule>, options: &Options) {
             out.extend([1, 2].map(|exp2| Schedule { exp2, ..first }));
         }
     }
+}
+
+/// Runs of steps scanned across threads, with several states under way: half as many threads as are wanted have work for all
+/// of the time, and registers for it. `row` bytes of a step's inputs are each thread's own.
+fn under_way(
+    base: &Schedule,
+    steps: usize,
+    (points, states): (usize, usize),
+    wanted: usize,
+    row: usize,
+) -> Vec<Schedule> {
+    const TILE: u32 = 16;
+    // The next tile's inputs take registers of the third state.
+    let several: &[u32] = if row <= 8 { &[3, 2] } else { &[2] };
+    let mut out = Vec::new();
+    let mut warps = vec![8, 16, 32];
+    warps.retain(|&w: &u32| steps >= (TILE * w) as usize);
+    // As few threads an item as are enough; a scan over fewer has fewer levels.
+    let enough = warps.iter().position(|&w| points.saturating_mul(w as usize) >= wanted / 2);
+    let first = enough.unwrap_or(warps.len().saturating_sub(1));
+    for &warp in warps.iter().skip(first) {
+        for share in [2, 3] {
+            for &unroll in several.iter().filter(|&&n| states >= 2 * n as usize) {
+                out.push(Schedule {
+                    order: Order::Scanned,
+                    tile: TILE,
+                    unroll,
+                    warp,
+                    threads: 256,
+                    share,
+                    resident: 1,
+                    ..*base
+                });
+            }
+        }
+    }
+    out
 }
 
 /// Runs of steps scanned across the threads of a warp: as few threads as are enough, for each level of the scan costs.

@@ -10,7 +10,7 @@ use selscan_dsl::{AxisId, AxisSet, InputId, Node, NodeId, Part, ReduceOp, StateI
 use super::chunks::Kept;
 use crate::dtype::{Dtype, Ty};
 use crate::ix::gcd;
-use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
+use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Seats, Stmt, Var};
 use crate::plan::{Pass, Plan, is_full};
 use crate::schedule::Order;
 
@@ -131,9 +131,11 @@ impl<'a> Builder<'a> {
             threads: pass.schedule.threads,
             resident: pass.schedule.resident,
             exp2: pass.schedule.exp2,
-            apart: pass.schedule.order == Order::Staged
-                && pass.retraced == 0
-                && (2..32).contains(&pass.schedule.warp),
+            seats: match pass.schedule.order {
+                Order::Staged if pass.retraced == 0 => Seats::Pairs,
+                Order::Scanned => Seats::Strided,
+                _ => Seats::Neighbours,
+            },
             full: pass.schedule.order == Order::Staged && is_full(pass, &plan.multiples),
             ..Proc::empty(&pass.name)
         }
@@ -394,7 +396,7 @@ impl<'a> Builder<'a> {
 
     /// Opens the loop over the threads of a block that is one item: `lanes` points of the lane axis, each with `warp`
     /// threads. Of the bits of a lane's number the lowest is its thread's, the next its point's, then the others of the
-    /// thread, as [`Proc::apart`] says why.
+    /// thread, as [`Seats`] says why.
     fn whole_block(&mut self, first: Var, axis: AxisId) {
         let (points, warp) = (self.pass.schedule.lanes, self.pass.schedule.warp);
         let var = self.proc.var("lane");

@@ -6,7 +6,9 @@
 
 mod builder;
 mod chunks;
+mod flight;
 mod gathered;
+mod handed;
 mod items;
 mod loops;
 mod memory;
@@ -27,6 +29,7 @@ mod values;
 use selscan_dsl::AxisId;
 
 use crate::ahead::{Tiles, ahead};
+use crate::dtype::Dtype;
 use crate::loop_ir::{Ix, LoopKind, Proc, Program, Stmt, Var};
 use crate::narrow::is_narrow;
 use crate::plan::{Pass, Plan};
@@ -35,7 +38,16 @@ use crate::stack::bounded;
 use crate::wide::wide;
 use builder::Builder;
 pub(crate) use shared::tile_bytes;
-pub(crate) use staged::{Parts, exchange_bytes};
+pub(crate) use staged::Parts;
+
+/// The bytes of shared memory that the items of a block have, each for its lanes.
+pub(crate) fn exchange_bytes(pass: &Pass, compute: Dtype) -> u64 {
+    match pass.schedule.order {
+        Order::Staged => staged::exchange_bytes(pass, compute),
+        Order::Scanned => handed::bytes(pass, compute),
+        Order::Registers | Order::Tiled | Order::Stepped => 0,
+    }
+}
 
 /// The plan's loops.
 #[must_use]
@@ -51,6 +63,8 @@ pub fn lower(plan: &Plan) -> Program {
                 let tiles = match (pass.schedule.order, pass.retraced) {
                     (Order::Staged, 0) => Tiles::Before,
                     (Order::Staged, _) => Tiles::After,
+                    // Few threads wait for memory by themselves, and have registers for what arrives.
+                    (Order::Scanned, _) if flight::wanted(pass) => Tiles::Before,
                     _ => Tiles::Never,
                 };
                 proc = ahead(proc, pass.schedule.ahead, tiles);

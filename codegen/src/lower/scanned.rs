@@ -16,23 +16,25 @@
 //! }
 //! last = h[..]
 //! ```
+//! With `unroll` above 1 that many points of the inner axis are under way at once (lower/flight.rs).
 //! Every a is computed once. Where a = 2^(α s) with α the same at every step, P = 2^(α Σ s): one exponential a run, and
 //! Σ s is the same at every point of the inner axis. Steps beyond the end are a = 1, b = 0.
 
 use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, Pair, Parts, ReduceOp, When};
 
 use super::builder::{Builder, Slot};
+use super::{flight, handed};
 use super::items::{What, Work, select};
 use super::number::{Num, assign, chosen, math, mul, power, shuffled, step, value, variable};
 use super::run::{Run, at_step, outputs, store, where_there};
-use super::stepped::{close_states, open_states};
+use super::stepped::close_states;
 use super::values::{reduce_identity, reduce_op};
 use crate::dtype::Ty;
 use crate::loop_ir::{Buf, Ix, LoopOp, Reg, Rhs, Stmt};
 use crate::structure::Level;
 
 /// A reduction over the states: node, operation, operand, and its register by step and vector.
-struct Sum {
+pub(super) struct Sum {
     id: NodeId,
     op: ReduceOp,
     x: NodeId,
@@ -40,7 +42,7 @@ struct Sum {
 }
 
 /// A thread's run of steps, and what tells its steps from those beyond the end of time.
-struct Masked {
+pub(super) struct Masked {
     run: Run,
     /// Where a run may go beyond the end of time: whether each step is before it.
     within: Vec<Reg>,
@@ -55,7 +57,7 @@ pub(super) fn lower(b: &mut Builder<'_>) {
     };
     let work = select(pass);
     let (run, warp) = (i64::from(pass.schedule.tile), i64::from(pass.schedule.warp));
-    open_states(b, &[]);
+    handed::open(b);
     b.open_shared();
     let (lo, hi) = b.steps();
     let span = run * warp * i64::from(pass.schedule.tiles);
@@ -73,12 +75,14 @@ pub(super) fn lower(b: &mut Builder<'_>) {
             b.serial("tile", AxisSet::EMPTY, start, end, run * warp, each);
         });
     }
+    handed::pass_on(b);
     close_states(b);
 }
 
 /// The tile that begins at step `start`.
 fn each_tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], start: Ix, hi: Ix) {
     b.tile_now = start.clone();
+    handed::pass_on(b);
     let masked = |run: Run| Masked {
         run,
         within: vec![],
@@ -121,9 +125,18 @@ fn tile(b: &mut Builder<'_>, pairs: &[Pair], work: &[Work], mut run: Masked) {
         }
         let sums = sums(b, work, steps);
         let loops: Vec<AxisId> = pass.structure.state_inner.iter().collect();
-        b.each_point(&loops, i64::from(pass.schedule.unroll), &mut |b, at| {
-            points(b, pairs, work, &run, &sums, at);
-        });
+        let turn = Turn {
+            pairs,
+            work,
+            run: &run,
+            sums: &sums,
+        };
+        match loops[..] {
+            [axis] if flight::fits(b, axis) => flight::each_point(b, &turn, axis),
+            _ => b.each_point(&loops, i64::from(pass.schedule.unroll), &mut |b, at| {
+                points(b, &turn, at);
+            }),
+        }
         b.state_regs.clear();
         let known: Vec<NodeId> = sums.iter().map(|s| s.id).collect();
         b.leave_for(&known, |b| close(b, work, &run.run, &sums));
@@ -198,13 +211,20 @@ fn sums(b: &mut Builder<'_>, work: &[Work], steps: i64) -> Vec<Sum> {
     sums
 }
 
+/// What a tile does at each point of the inner axis.
+pub(super) struct Turn<'a> {
+    pairs: &'a [Pair],
+    work: &'a [Work],
+    run: &'a Masked,
+    sums: &'a [Sum],
+}
+
 /// A state's run at one point.
-struct Chain {
+#[derive(Clone)]
+pub(super) struct Chain {
     slots: Vec<(Slot, NodeId)>,
     /// (a, b) of every step.
     terms: Vec<(Num, Num)>,
-    /// Where the state before the tile lies, half by half.
-    kept: Vec<(Buf, Ix)>,
     before: Num,
     /// The run as a map: the product of a, and its end from 0.
     decay: Num,
@@ -214,43 +234,74 @@ struct Chain {
     resets: bool,
 }
 
+impl Chain {
+    /// The numbers that a turn leaves to later ones.
+    pub fn numbers(&mut self) -> Vec<&mut Num> {
+        let terms = self.terms.iter_mut().flat_map(|(a, c)| [a, c]);
+        let map = [
+            &mut self.before,
+            &mut self.decay,
+            &mut self.end,
+            &mut self.start,
+        ];
+        terms.chain(map).collect()
+    }
+}
+
 /// The points of one turn: their runs, scanned side by side (a shuffle takes long, and several overlap), then again
 /// from the states that they start with.
-fn points(
-    b: &mut Builder<'_>,
-    pairs: &[Pair],
-    work: &[Work],
-    run: &Masked,
-    sums: &[Sum],
-    at: &[Ix],
-) {
+fn points(b: &mut Builder<'_>, turn: &Turn<'_>, at: &[Ix]) {
     let last = b.pass.structure.state_inner.iter().last();
-    let mut all: Vec<Vec<Chain>> = Vec::new();
-    b.each_unrolled(last, at, |b| {
-        b.each_vector(|b| all.push(chains(b, pairs, run)));
-    });
+    let mut all = Vec::new();
+    b.each_unrolled(last, at, |b| all.extend(begin(b, turn)));
     if b.pass.schedule.warp > 1 {
-        let mut chains: Vec<&mut Chain> = all.iter_mut().flatten().collect();
-        scan(b, run, &mut chains);
+        scan(b, turn, &mut all);
     }
-    let mut each = all.into_iter();
+    let mut each = all.chunks(all.len() / at.len().max(1));
     b.each_unrolled(last, at, |b| {
-        let mut vector = 0;
-        b.each_vector(|b| {
-            if let Some(chains) = each.next() {
-                again(b, work, run, sums, vector, &chains);
-            }
-            vector += 1;
-        });
+        if let Some(chains) = each.next() {
+            finish(b, turn, chains);
+        }
     });
 }
 
-/// The run of each state at the present point.
-fn chains(b: &mut Builder<'_>, pairs: &[Pair], run: &Masked) -> Vec<Chain> {
+/// The runs of the states at the present point, vector by vector.
+pub(super) fn begin(b: &mut Builder<'_>, turn: &Turn<'_>) -> Vec<Chain> {
+    let mut chains = Vec::new();
+    b.each_vector(|b| chains.extend(vector(b, turn)));
+    chains
+}
+
+/// What follows from the states that the runs at the present point start with: the states after them, sums, outputs.
+pub(super) fn finish(b: &mut Builder<'_>, turn: &Turn<'_>, chains: &[Chain]) {
+    let states = turn.pairs.len();
+    let mut vector = 0;
+    b.each_vector(|b| {
+        let chains = &chains[vector * states..][..states];
+        let lanes = b.pass.schedule.warp as u8;
+        for chain in chains.iter().filter(|_| lanes > 1) {
+            if handed::in_use(b) {
+                // Only the last lane.
+                let before = Ix::Const(i64::from(lanes) - 2);
+                let thread = b.thread_ix();
+                b.choice(before, thread, |b| keep(b, chain, chain.end), |_| {});
+            } else {
+                let last = shuffled(b, LoopOp::Broadcast(lanes - 1), chain.end);
+                keep(b, chain, last);
+            }
+        }
+        again(b, turn, vector, chains);
+        vector += 1;
+    });
+}
+
+/// The run of each state at the present point, in the present vector.
+fn vector(b: &mut Builder<'_>, turn: &Turn<'_>) -> Vec<Chain> {
     let pass = b.pass;
     let steps = i64::from(pass.schedule.tile);
+    let run = turn.run;
     let mut chains = Vec::new();
-    for (state, pair) in pass.recurrence.state_ids().zip(pairs) {
+    for (state, pair) in pass.recurrence.state_ids().zip(turn.pairs) {
         let mut terms = Vec::new();
         for k in 0..steps {
             terms.push(at_step(b, &run.run, k, |b| {
@@ -259,21 +310,16 @@ fn chains(b: &mut Builder<'_>, pairs: &[Pair], run: &Masked) -> Vec<Chain> {
             }));
         }
         let slots = b.slots(state);
-        let (mut kept, mut registers) = (Vec::new(), Vec::new());
-        for &(slot, _) in &slots {
-            if let Some(stored) = b.state_bufs.get(&(slot, When::Prev)).cloned() {
-                let ix = b.stored_ix(&stored, &[]);
-                registers.push(b.set(b.ty(), Rhs::Load(stored.buf, ix.clone())));
-                kept.push((stored.buf, ix));
-            }
-        }
-        let Some(&re) = registers.first() else {
+        let mut before = kept(b, &slots, When::Prev).into_iter().map(|(buf, ix)| {
+            let load = Rhs::Load(buf, ix);
+            b.set(b.ty(), load)
+        });
+        let Some(re) = before.next() else {
             continue;
         };
-        let before = Num {
-            re,
-            im: registers.get(1).copied(),
-        };
+        let im = before.next();
+        drop(before);
+        let before = Num { re, im };
         let (decay, end) = if pass.schedule.warp > 1 {
             let mut end = terms[0].1;
             for &(a, c) in &terms[1..] {
@@ -286,7 +332,6 @@ fn chains(b: &mut Builder<'_>, pairs: &[Pair], run: &Masked) -> Vec<Chain> {
         chains.push(Chain {
             slots,
             terms,
-            kept,
             before,
             decay,
             end,
@@ -297,15 +342,20 @@ fn chains(b: &mut Builder<'_>, pairs: &[Pair], run: &Masked) -> Vec<Chain> {
     chains
 }
 
+/// Where the state before a tile lies at the present point, or the one after it, half by half.
+fn kept(b: &Builder<'_>, slots: &[(Slot, NodeId)], when: When) -> Vec<(Buf, Ix)> {
+    let at = |&(slot, _): &(Slot, NodeId)| {
+        let stored = b.state_bufs.get(&(slot, when))?;
+        Some((stored.buf, b.stored_ix(stored, &[])))
+    };
+    slots.iter().filter_map(at).collect()
+}
+
 /// Runs the states of a point from where they start; what reads them is done on the way.
-fn again(
-    b: &mut Builder<'_>,
-    work: &[Work],
-    run: &Masked,
-    sums: &[Sum],
-    vector: usize,
-    chains: &[Chain],
-) {
+fn again(b: &mut Builder<'_>, turn: &Turn<'_>, vector: usize, chains: &[Chain]) {
+    let &Turn {
+        work, run, sums, ..
+    } = turn;
     let mut results = Vec::new();
     let mut held: Vec<Num> = chains.iter().map(|c| c.start).collect();
     for k in 0..i64::from(b.pass.schedule.tile) {
@@ -326,7 +376,9 @@ fn again(
             results.extend(outputs(b, &these(work, true), k));
         });
     }
-    store(b, &run.run, &results);
+    if !results.is_empty() {
+        store(b, &run.run, &results);
+    }
     if b.pass.schedule.warp == 1 {
         for (h, chain) in held.iter().zip(chains) {
             keep(b, chain, *h);
@@ -352,8 +404,13 @@ fn save(b: &mut Builder<'_>, run: &Run, k: i64, chains: &[Chain], held: &[Num]) 
 /// Puts a state where the next tile finds it.
 fn keep(b: &mut Builder<'_>, chain: &Chain, h: Num) {
     let parts = [Some(h.re), h.im];
-    for ((buf, ix), part) in chain.kept.iter().zip(parts.into_iter().flatten()) {
-        b.stmt(Stmt::Store(*buf, ix.clone(), part));
+    let when = match handed::in_use(b) {
+        true => When::Next,
+        false => When::Prev,
+    };
+    let kept = kept(b, &chain.slots, when);
+    for ((buf, ix), part) in kept.into_iter().zip(parts.into_iter().flatten()) {
+        b.stmt(Stmt::Store(buf, ix, part));
     }
 }
 
@@ -456,9 +513,9 @@ fn exponential(b: &mut Builder<'_>, run: &Masked, a: Parts, steps: i64) -> Optio
     })
 }
 
-/// From each thread's maps and the states before the tile: the states before each thread's runs; those after the last
-/// one are kept.
-fn scan(b: &mut Builder<'_>, run: &Masked, chains: &mut [&mut Chain]) {
+/// From each thread's maps and the states before the tile: the states before each thread's runs, and after them.
+pub(super) fn scan(b: &mut Builder<'_>, turn: &Turn<'_>, chains: &mut [Chain]) {
+    let run = turn.run;
     let warp = b.pass.schedule.warp as u8;
     let thread = b.thread_ix();
     for chain in chains.iter_mut() {
@@ -494,8 +551,6 @@ fn scan(b: &mut Builder<'_>, run: &Masked, chains: &mut [&mut Chain]) {
             |b| assign(b, chain.start, chain.before),
             |_| {},
         );
-        let last = shuffled(b, LoopOp::Broadcast(warp - 1), chain.end);
-        keep(b, chain, last);
     }
 }
 

@@ -27,7 +27,6 @@ use super::run::{Run, at_step, outputs, store};
 use crate::dtype::Dtype;
 use crate::loop_ir::{Buf, BufferDecl, Ix, Reg, Rhs, Role, Stmt};
 use crate::plan::Pass;
-use crate::schedule::Order;
 use crate::structure::{Level, reads_own_point};
 
 /// Elements between the runs of two threads that are left out, so that threads do not meet in one bank.
@@ -211,11 +210,8 @@ impl Layout {
     }
 }
 
-/// The bytes that the threads of a block's items have in common, item by item; 0 in other orders.
-pub(crate) fn exchange_bytes(pass: &Pass, compute: Dtype) -> u64 {
-    if pass.schedule.order != Order::Staged {
-        return 0;
-    }
+/// The bytes that the threads of a block's items have in common, item by item.
+pub(super) fn exchange_bytes(pass: &Pass, compute: Dtype) -> u64 {
     let Ok(parts) = Parts::of(pass) else {
         return 0;
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use selscan_codegen::loop_ir::{
-    Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var,
+    Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Seats, Stmt, Var,
 };
 use selscan_codegen::{Dtype, Ty};
 use selscan_dsl::{AxisId, InputId, Op, StateId};
@@ -65,7 +65,7 @@ pub fn random(seed: u64) -> (Proc, super::Inputs, Vec<i64>) {
         threads: 128,
         resident: 0,
         exp2: 0,
-        apart: false,
+        seats: Seats::Neighbours,
         full: false,
         vars: Vec::new(),
         regs: Vec::new(),

@@ -9,7 +9,7 @@ mod generate;
 
 use selscan_codegen::interp::{Memory, interp};
 use selscan_codegen::loop_ir::{
-    Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Program, Reg, Rhs, Role, Stmt,
+    Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Program, Reg, Rhs, Role, Seats, Stmt,
 };
 use selscan_codegen::{Dtype, Ty};
 use selscan_dsl::op::TABLE;
@@ -110,7 +110,7 @@ fn map(op: LoopOp, ty: Ty, from: Dtype, to: Dtype, lanes: Option<u32>) -> Proc {
         threads: 128,
         resident: 0,
         exp2: 0,
-        apart: false,
+        seats: Seats::Neighbours,
         full: false,
         vars: Vec::new(),
         regs: Vec::new(),

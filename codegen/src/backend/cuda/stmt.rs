@@ -7,7 +7,7 @@ use selscan_dsl::Op;
 
 use super::row::RowText;
 use crate::dtype::Ty;
-use crate::loop_ir::{Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Stmt, Var};
+use crate::loop_ir::{Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Seats, Stmt, Var};
 use crate::regs::{Regs, each};
 
 /// The text under construction. Its errors are what CUDA C has no words for.
@@ -113,7 +113,7 @@ impl<'a> Emitter<'a> {
                         } else {
                             (*width).min(32)
                         };
-                        self.line(depth, lane_mask(width));
+                        self.line(depth, lane_mask(width, self.proc.seats));
                     }
                     LoopKind::Team => {
                         // Copies that not all threads take part in begin with those that the last ones left idle.
@@ -370,8 +370,16 @@ impl<'a> Emitter<'a> {
                 x[0], x[1]
             )
         };
-        let lanes = self.lanes.min(32);
-        let shuffle = |name: &str, k: u8| format!("{name}(mask, {}, {k}, {lanes})", x[0]);
+        // Threads from one lane of an item to the next, and those that a shuffle is among.
+        let (far, among) = match self.proc.seats {
+            Seats::Strided => (32 / self.lanes.min(32), 32),
+            Seats::Neighbours | Seats::Pairs => (1, self.lanes.min(32)),
+        };
+        let threads = |lanes: u8| u32::from(lanes) * far;
+        let shuffle = |name: &str, k: u8| {
+            let k = threads(k);
+            format!("{name}(mask, {}, {k}, {among})", x[0])
+        };
         Ok(match op {
             LoopOp::Math(math) => match math {
                 Op::Neg => format!("-{}", x[0]),
@@ -436,9 +444,16 @@ impl<'a> Emitter<'a> {
             LoopOp::ILt => infix("<"),
             LoopOp::ShuffleUp(k) => shuffle("__shfl_up_sync", k),
             LoopOp::ShuffleXor(k) => shuffle("__shfl_xor_sync", k),
+            LoopOp::Broadcast(k) if far > 1 => {
+                let k = threads(k);
+                format!("__shfl_sync(mask, {}, {k} + threadIdx.x % {far}u)", x[0])
+            }
             LoopOp::Broadcast(k) => shuffle("__shfl_sync", k),
-            LoopOp::FmaUp(k) => format!("fma_up<{k}, {lanes}>(mask, {}, {})", x[0], x[1]),
-            LoopOp::MulUp(k) => format!("mul_up<{k}, {lanes}>(mask, {})", x[0]),
+            LoopOp::FmaUp(k) => {
+                let k = threads(k);
+                format!("fma_up<{k}, {among}>(mask, {}, {})", x[0], x[1])
+            }
+            LoopOp::MulUp(k) => format!("mul_up<{}, {among}>(mask, {})", threads(k), x[0]),
         })
     }
 }
@@ -527,12 +542,20 @@ fn stays_together(body: &[Stmt], own: &mut BTreeSet<Var>) -> bool {
 }
 
 /// The threads of the present thread's item, for shuffles.
-fn lane_mask(width: u32) -> String {
+fn lane_mask(width: u32, seats: Seats) -> String {
     if width == 32 {
         return "const unsigned mask = 0xffffffffu;".to_owned();
     }
-    let ones = (1u32 << width) - 1;
-    format!("const unsigned mask = {ones:#x}u << (threadIdx.x % 32u / {width}u * {width}u);")
+    let far = match seats {
+        Seats::Strided => 32 / width,
+        Seats::Neighbours | Seats::Pairs => 1,
+    };
+    let ones = (0..width).fold(0u32, |mask, lane| mask | 1 << (lane * far));
+    let first = match seats {
+        Seats::Strided => format!("threadIdx.x % {far}u"),
+        Seats::Neighbours | Seats::Pairs => format!("threadIdx.x % 32u / {width}u * {width}u"),
+    };
+    format!("const unsigned mask = {ones:#x}u << ({first});")
 }
 
 fn c_type(ty: Ty) -> &'static str {

@@ -64,6 +64,21 @@ fn threads_that_share_an_item_are_neighbours() {
 }
 
 #[test]
+fn strided_lanes_shuffle_past_the_other_items_of_their_warp() {
+    let strided = |op| {
+        let mut proc = mapped(8, op, true);
+        proc.seats = Seats::Strided;
+        text(proc).text
+    };
+    let up = strided(LoopOp::FmaUp(2));
+    assert!(up.contains("lane = threadIdx.x % 32u / 4u;"), "{up}");
+    assert!(up.contains("slot = threadIdx.x / 32u * 4u + threadIdx.x % 4u;"));
+    assert!(up.contains("fma_up<8, 32>(mask, r0, r0)"));
+    let last = strided(LoopOp::Broadcast(7));
+    assert!(last.contains("__shfl_sync(mask, r0, 28 + threadIdx.x % 4u)"));
+}
+
+#[test]
 fn lanes_that_are_no_part_of_a_warp_are_refused() {
     for lanes in [3, 64] {
         let program = Program {

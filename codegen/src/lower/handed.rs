@@ -1,0 +1,151 @@
+//! What the lanes of an item have in common in order=scanned with several points under way (lower/flight.rs): what is the
+//! same at every step, and the states, which they hand on from tile to tile: every lane wants the state before the tile, the
+//! last one has the state after it. (As copies in each thread's own memory states cost such a kernel a tenth of its time:
+//! measured, sm_90.)
+//!
+//! In: a pass whose blocks share inputs, and so are full. Out: of each state two buffers, the one read in a tile and the one
+//! written, which lanes that meet before and after make one, each a few points:
+//!
+//! ```text
+//! next[..] = initial;  v[..] = …
+//! for tile { meet;  h[..] = next[..];  meet;  … read v[·], h[·] … the last lane: next[·] = … }
+//! meet;  h[..] = next[..];  meet;  last = h[..]
+//! ```
+
+use std::collections::BTreeSet;
+
+use selscan_dsl::{AxisId, AxisSet, NodeId, When};
+
+use super::builder::Builder;
+use super::flight;
+use super::shared::tile_bytes;
+use super::stepped::open_states;
+use crate::dtype::Dtype;
+use crate::loop_ir::{Ix, Rhs, Role, Stmt};
+use crate::plan::Pass;
+use crate::structure::Level;
+
+/// What is the same at every step and not at every point, where it is read by what is not the same.
+fn invariants(pass: &Pass) -> BTreeSet<NodeId> {
+    let (rec, structure) = (&pass.recurrence, &pass.structure);
+    let graph = &rec.graph;
+    let fixed = |id: NodeId| {
+        let inner = structure.inner_axes(rec, id);
+        structure.level(id) == Level::Invariant && !inner.is_empty()
+    };
+    let moving = graph.reachable(&rec.roots()).into_iter();
+    let moving = moving.filter(|&id| structure.level(id) > Level::Invariant);
+    let read = moving.flat_map(|id| graph.node(id).operands());
+    read.filter(|&id| fixed(id)).collect()
+}
+
+/// The bytes that a block has for it; 0 where its lanes have nothing so.
+pub(super) fn bytes(pass: &Pass, compute: Dtype) -> u64 {
+    let s = &pass.schedule;
+    if !flight::wanted(pass) || s.share == 0 || tile_bytes(pass, compute) == 0 {
+        return 0;
+    }
+    let points = |axes: &mut dyn Iterator<Item = AxisId>| -> u64 {
+        let inner = axes.filter(|&a| pass.structure.inner.contains(a));
+        let extents = inner.map(|a| match pass.extents[a.0 as usize] {
+            Ix::Const(n) => n.unsigned_abs(),
+            _ => 0,
+        });
+        extents.product()
+    };
+    let states = pass.recurrence.states.iter().map(|state| {
+        let halves = if state.complex { 4 } else { 2 };
+        halves * points(&mut state.axes.iter().copied())
+    });
+    let graph = &pass.recurrence.graph;
+    let fixed = invariants(pass).into_iter();
+    let fixed = fixed.map(|id| points(&mut graph.axes(id).iter()));
+    let items = u64::from(s.block * (s.threads / s.warp));
+    items * states.chain(fixed).sum::<u64>() * compute.bytes() as u64
+}
+
+/// Gives every state its memory and its first value, and what is the same at every step its own.
+pub(super) fn open(b: &mut Builder<'_>) {
+    if bytes(b.pass, b.ty().storage()) == 0 {
+        return open_states(b, &[]);
+    }
+    let common = |b: &mut Builder<'_>, name: &str, axes: AxisSet| {
+        let inner = axes.iter().filter(|&a| b.pass.structure.inner.contains(a));
+        let inner: Vec<AxisId> = inner.collect();
+        let laned = b.laned(axes);
+        let stored = b.scratch(name, &inner, laned, None);
+        b.proc.buffers[stored.buf.0 as usize].role = Role::Exchange;
+        stored
+    };
+    for (slot, _) in b.all_slots() {
+        let axes = b.pass.recurrence.state(slot.state).axes.iter().copied().collect();
+        for (name, when) in [("h", When::Prev), ("next", When::Next)] {
+            let stored = common(b, name, axes);
+            b.state_bufs.insert((slot, when), stored);
+        }
+        let inner = b.state_inner(slot.state);
+        each_own_point(b, &inner, &mut |b| {
+            let value = b.load_initial(slot);
+            let (buf, ix) = b.own_state_ix(slot, When::Next);
+            b.stmt(Stmt::Store(buf, ix, value));
+        });
+    }
+    for id in invariants(b.pass) {
+        let axes = b.pass.recurrence.graph.axes(id);
+        let stored = common(b, "v", axes);
+        each_own_point(b, &stored.axes, &mut |b| {
+            let value = b.fresh(id);
+            let ix = b.stored_ix(&stored, &[]);
+            b.stmt(Stmt::Store(stored.buf, ix, value));
+        });
+        b.stored.insert(id, stored);
+    }
+}
+
+/// Whether lanes hand the states on.
+pub(super) fn in_use(b: &Builder<'_>) -> bool {
+    b.state_bufs.keys().any(|(_, when)| *when == When::Next)
+}
+
+/// What was written becomes what is read.
+pub(super) fn pass_on(b: &mut Builder<'_>) {
+    if !in_use(b) {
+        return;
+    }
+    b.stmt(Stmt::Meet);
+    for (slot, _) in b.all_slots() {
+        let inner = b.state_inner(slot.state);
+        each_own_point(b, &inner, &mut |b| {
+            let (next, from) = b.own_state_ix(slot, When::Next);
+            let value = b.set(b.ty(), Rhs::Load(next, from));
+            let (buf, ix) = b.own_state_ix(slot, When::Prev);
+            b.stmt(Stmt::Store(buf, ix, value));
+        });
+    }
+    b.stmt(Stmt::Meet);
+}
+
+/// The points of some inner axes that are the present lane's.
+fn each_own_point(b: &mut Builder<'_>, axes: &[AxisId], body: &mut dyn FnMut(&mut Builder<'_>)) {
+    let Some((&last, outer)) = axes.split_last() else {
+        let thread = b.thread_ix();
+        return b.choice(thread, Ix::Const(1), |b| b.each_vector(body), |_| {});
+    };
+    let (all, lanes) = (b.known(last), i64::from(b.pass.schedule.warp));
+    b.each_point(outer, 1, &mut |b, at| {
+        b.each_unrolled(outer.last().copied(), at, |b| {
+            for first in (0..all).step_by(lanes as usize) {
+                let point = b.thread_ix() + Ix::Const(first);
+                // A frame of its own: no other point is to find these values.
+                b.block(AxisSet::of(last), |b| {
+                    b.with_axis(last, point.clone(), 0, |b| {
+                        if first + lanes <= all {
+                            return b.each_vector(&mut *body);
+                        }
+                        b.choice(point, Ix::Const(all), |b| b.each_vector(&mut *body), |_| {});
+                    });
+                });
+            }
+        });
+    });
+}
