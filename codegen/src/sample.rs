@@ -4,7 +4,9 @@
 use selscan_dsl::{AxisId, InputId, Op};
 
 use crate::dtype::{Dtype, Ty};
-use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Seats, Stmt, Var};
+use crate::loop_ir::{
+    Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Seats, Stmt, Var,
+};
 
 /// The extent of axis `i`.
 pub(crate) fn extent(i: u8) -> Ix {

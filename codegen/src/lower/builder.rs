@@ -10,7 +10,9 @@ use selscan_dsl::{AxisId, AxisSet, InputId, Node, NodeId, Part, ReduceOp, StateI
 use super::chunks::Kept;
 use crate::dtype::{Dtype, Ty};
 use crate::ix::gcd;
-use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Seats, Stmt, Var};
+use crate::loop_ir::{
+    Buf, BufferDecl, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Role, Seats, Stmt, Var,
+};
 use crate::plan::{Pass, Plan, is_full};
 use crate::schedule::Order;
 

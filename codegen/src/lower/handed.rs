@@ -78,7 +78,14 @@ pub(super) fn open(b: &mut Builder<'_>) {
         stored
     };
     for (slot, _) in b.all_slots() {
-        let axes = b.pass.recurrence.state(slot.state).axes.iter().copied().collect();
+        let axes = b
+            .pass
+            .recurrence
+            .state(slot.state)
+            .axes
+            .iter()
+            .copied()
+            .collect();
         for (name, when) in [("h", When::Prev), ("next", When::Next)] {
             let stored = common(b, name, axes);
             b.state_bufs.insert((slot, when), stored);
@@ -136,15 +143,17 @@ fn each_own_point(b: &mut Builder<'_>, axes: &[AxisId], body: &mut dyn FnMut(&mu
         b.each_unrolled(outer.last().copied(), at, |b| {
             for first in (0..all).step_by(lanes as usize) {
                 let point = b.thread_ix() + Ix::Const(first);
-                // A frame of its own: no other point is to find these values.
-                b.block(AxisSet::of(last), |b| {
-                    b.with_axis(last, point.clone(), 0, |b| {
-                        if first + lanes <= all {
-                            return b.each_vector(&mut *body);
-                        }
-                        b.choice(point, Ix::Const(all), |b| b.each_vector(&mut *body), |_| {});
+                let mut own = |b: &mut Builder<'_>| {
+                    // A frame of its own: no other point is to find these values.
+                    b.block(AxisSet::of(last), |b| {
+                        b.with_axis(last, point.clone(), 0, |b| b.each_vector(&mut *body));
                     });
-                });
+                };
+                if first + lanes <= all {
+                    own(b);
+                } else {
+                    b.choice(point.clone(), Ix::Const(all), own, |_| {});
+                }
             }
         });
     });

@@ -23,12 +23,12 @@
 use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Op, Pair, Parts, ReduceOp, When};
 
 use super::builder::{Builder, Slot};
-use super::{flight, handed};
 use super::items::{What, Work, select};
 use super::number::{Num, assign, chosen, math, mul, power, shuffled, step, value, variable};
 use super::run::{Run, at_step, outputs, store, where_there};
 use super::stepped::close_states;
 use super::values::{reduce_identity, reduce_op};
+use super::{flight, handed};
 use crate::dtype::Ty;
 use crate::loop_ir::{Buf, Ix, LoopOp, Reg, Rhs, Stmt};
 use crate::structure::Level;
