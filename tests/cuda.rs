@@ -252,6 +252,7 @@ fn kind(s: &Schedule) -> impl Ord + use<> {
         s.ahead > 0,
         s.resident > 0,
         s.exp2 > 0,
+        s.several_under_way(),
     );
     (chunked, s.order, s.warp > 1, rest)
 }

@@ -86,6 +86,10 @@ fn threads_that_share_compute_the_models() {
     println!("oracle: {counts}");
     let staged = counts.orders[counts.orders.len() - 1];
     assert!(staged > 20, "hardly a staged schedule was run: {counts}");
+    assert!(
+        counts.under_way > 20,
+        "hardly ever were several points under way: {counts}"
+    );
 }
 
 /// A sum over time that no output reads has a last state all the same, at every point. (Found by the random recurrences, once in

@@ -49,7 +49,8 @@ pub struct Schedule {
     pub block: u32,
     /// Steps of a time tile ([`Order::Tiled`]).
     pub tile: u32,
-    /// Points of the innermost inner axis that one turn handles.
+    /// Points of the innermost inner axis that one turn handles; that are under way at once ([`Order::Scanned`], by several
+    /// threads).
     pub unroll: u32,
     /// Threads that run one work item together on a GPU: they share out the steps of a tile ([`Order::Scanned`]) or
     /// the points of the states ([`Order::Registers`]), or both ([`Order::Staged`]). 1 on a CPU.
@@ -124,6 +125,12 @@ impl Schedule {
             resident: 0,
             exp2: 0,
         }
+    }
+
+    /// Whether the threads of an item are to have several points of the inner axis under way ([`Order::Scanned`]).
+    #[must_use]
+    pub fn several_under_way(&self) -> bool {
+        self.order == Order::Scanned && self.warp > 1 && self.unroll > 1
     }
 
     /// The schedule for fewer steps: chunks as long as these are chunks of a third of them, the same code but for one

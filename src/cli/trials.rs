@@ -12,6 +12,8 @@ use selscan_runtime::{Error, Kernel, OwnedArgs, Schedule, Spec};
 
 /// Steps of the longer trials: several chunks, the last one short; and none short.
 const STEPS: [usize; 2] = [131, 144];
+/// Steps of whole tiles only, however many threads share one.
+const TILES: usize = 256;
 /// Points of the axis that blocks run over: more than a block's threads, and odd; whole blocks of a multiple of the second.
 const WIDE: usize = 151;
 const WHOLE: usize = 32;
@@ -44,8 +46,9 @@ pub fn trials(model: &Model, kernel: &Kernel, quick: bool) -> Result<Vec<Trial>,
     use With::{Initial, Nothing, Options, Packed};
     let r = kernel.recurrence();
     let small = Model::extents(r, model.small);
-    let wide = widened(model, kernel, &small, false)?;
-    let whole = widened(model, kernel, &small, true)?;
+    let wide = widened(model, kernel, &small, STEPS[0], false)?;
+    let whole = widened(model, kernel, &small, STEPS[1], true)?;
+    let tiles = widened(model, kernel, &small, TILES, true)?;
     let steps = |n: usize| {
         let mut extents = small.clone();
         extents.0[r.time.0 as usize] = n;
@@ -74,6 +77,7 @@ pub fn trials(model: &Model, kernel: &Kernel, quick: bool) -> Result<Vec<Trial>,
     let mut broken = whole.clone();
     broken.0[r.time.0 as usize] = STEPS[0];
     add(Dtype::F32, Options, &broken, 0);
+    add(Dtype::Bf16, Initial, &tiles, 0);
     if !quick {
         add(Dtype::F32, Packed, &whole, 1);
         add(Dtype::Bf16, Packed, &small, 0);
@@ -127,7 +131,13 @@ fn trial(
 }
 
 /// Larger extents on the axes that code is not fixed to: odd numbers of steps and lanes, or whole blocks of them.
-fn widened(model: &Model, kernel: &Kernel, small: &Extents, whole: bool) -> Result<Extents, Error> {
+fn widened(
+    model: &Model,
+    kernel: &Kernel,
+    small: &Extents,
+    steps: usize,
+    whole: bool,
+) -> Result<Extents, Error> {
     let r = kernel.recurrence();
     let sample = model.sample(r, small, &|_| true, 0);
     let args = OwnedArgs::from_inputs(&sample, Dtype::F32)?;
@@ -146,7 +156,6 @@ fn widened(model: &Model, kernel: &Kernel, small: &Extents, whole: bool) -> Resu
             }
         }
     };
-    let steps = STEPS[usize::from(whole)];
     set(r.time, steps);
     let scans = kernel.scans(&spec)?;
     let lane = scans
@@ -210,18 +219,16 @@ pub fn schedules(
         let all = candidates(&scan, extents, &options, kernel.device().target());
         let mut chosen: Vec<Schedule> = Vec::new();
         let mut kinds = Vec::new();
+        let kind_of = |s: &Schedule| (discriminant(&s.algorithm), s.order, s.several_under_way());
         for s in &all {
-            let kind = (discriminant(&s.algorithm), s.order);
+            let kind = kind_of(s);
             if !kinds.contains(&kind) {
                 kinds.push(kind);
             }
         }
         for kind in kinds {
-            let of_kind: Vec<Schedule> = all
-                .iter()
-                .copied()
-                .filter(|s| (discriminant(&s.algorithm), s.order) == kind)
-                .collect();
+            let of_kind: Vec<Schedule> =
+                all.iter().copied().filter(|s| kind_of(s) == kind).collect();
             // Evenly spread over those there are.
             let few = trial.schedules.min(of_kind.len());
             let spread = (0..few).map(|i| i * (of_kind.len() - 1) / few.saturating_sub(1).max(1));

@@ -29,6 +29,8 @@ pub struct Counts {
     pub orders: [usize; 5],
     /// GPU plans that threads share: interpreted, by a GPU.
     pub shared: usize,
+    /// Those of them that have several points of the inner axis under way.
+    pub under_way: usize,
     pub on_gpu: usize,
     pub chunked: usize,
     pub interpreted: usize,
@@ -41,12 +43,13 @@ impl fmt::Display for Counts {
         write!(
             f,
             "{} recurrences; {} interpreted and {} compiled runs (registers {registers}, tiled {tiled}, stepped {stepped}, scanned {scanned}, staged {staged}, chunked {}, \
-             shared by threads {}); {} on a GPU; {} schedules refused",
+             shared by threads {}, several points under way {}); {} on a GPU; {} schedules refused",
             self.recurrences,
             self.interpreted,
             self.jitted,
             self.chunked,
             self.shared,
+            self.under_way,
             self.on_gpu,
             self.refused
         )
@@ -287,6 +290,7 @@ fn check_case(
         }
         if target.gpu.is_some() {
             counts.shared += usize::from(schedule.warp > 1 || schedule.share > 0);
+            counts.under_way += usize::from(schedule.several_under_way());
             if let Some(gpu) = gpu {
                 counts.on_gpu += 1;
                 let kernel = gpu.kernel(rec.clone()).with_schedule(schedule);

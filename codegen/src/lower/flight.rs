@@ -12,18 +12,10 @@ use super::builder::Builder;
 use super::number::{assign, variable};
 use super::scanned::{Chain, Turn, begin, finish, scan};
 use crate::loop_ir::Ix;
-use crate::plan::Pass;
-use crate::schedule::Order;
 
-/// Whether several points are to be under way.
-pub(super) fn wanted(pass: &Pass) -> bool {
-    let s = &pass.schedule;
-    s.order == Order::Scanned && s.warp > 1 && s.unroll > 1
-}
-
-/// Whether they are, and there are enough of them for a loop.
+/// Whether several points are to be under way, and there are enough of them for a loop.
 pub(super) fn fits(b: &Builder<'_>, axis: AxisId) -> bool {
-    wanted(b.pass) && b.known(axis) >= 2 * i64::from(b.pass.schedule.unroll)
+    b.pass.schedule.several_under_way() && b.known(axis) >= 2 * i64::from(b.pass.schedule.unroll)
 }
 
 pub(super) fn each_point(b: &mut Builder<'_>, turn: &Turn<'_>, axis: AxisId) {

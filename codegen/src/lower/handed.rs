@@ -17,7 +17,6 @@ use std::collections::BTreeSet;
 use selscan_dsl::{AxisId, AxisSet, NodeId, When};
 
 use super::builder::Builder;
-use super::flight;
 use super::shared::tile_bytes;
 use super::stepped::open_states;
 use crate::dtype::Dtype;
@@ -42,7 +41,7 @@ fn invariants(pass: &Pass) -> BTreeSet<NodeId> {
 /// The bytes that a block has for it; 0 where its lanes have nothing so.
 pub(super) fn bytes(pass: &Pass, compute: Dtype) -> u64 {
     let s = &pass.schedule;
-    if !flight::wanted(pass) || s.share == 0 || tile_bytes(pass, compute) == 0 {
+    if !s.several_under_way() || s.share == 0 || tile_bytes(pass, compute) == 0 {
         return 0;
     }
     let points = |axes: &mut dyn Iterator<Item = AxisId>| -> u64 {

@@ -64,7 +64,7 @@ pub fn lower(plan: &Plan) -> Program {
                     (Order::Staged, 0) => Tiles::Before,
                     (Order::Staged, _) => Tiles::After,
                     // Few threads wait for memory by themselves, and have registers for what arrives.
-                    (Order::Scanned, _) if flight::wanted(pass) => Tiles::Before,
+                    (Order::Scanned, _) if pass.schedule.several_under_way() => Tiles::Before,
                     _ => Tiles::Never,
                 };
                 proc = ahead(proc, pass.schedule.ahead, tiles);

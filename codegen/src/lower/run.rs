@@ -45,7 +45,7 @@ impl Run {
                 ..whole
             };
         }
-        if warp == 1 {
+        if b.multiple_of_time % (run * warp) == 0 {
             return whole;
         }
         Run {
