@@ -4,7 +4,7 @@
 //! them is loaded, and stores of neighbours as [`Stmt::StoreRow`], where the last of them is stored: 16, 8 or 4 bytes,
 //! where the index of the first is a multiple of their number whatever the loops' variables and extents are.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 use crate::dtype::Ty;
 use crate::ix::gcd;
@@ -99,7 +99,7 @@ impl Widening<'_> {
 
     /// Moves a run of statements to `out`, its neighbours merged.
     fn merge(&self, run: &mut Vec<Stmt>, out: &mut Vec<Stmt>) {
-        let mut groups: HashMap<Base<'_>, Vec<Access>> = HashMap::new();
+        let mut groups: FxHashMap<Base<'_>, Vec<Access>> = FxHashMap::default();
         let mut order: Vec<Base<'_>> = Vec::new();
         // Accesses to memory that may be written meanwhile are merged between two writes or reads of it only.
         let mut closed: Vec<(Base<'_>, Vec<Access>)> = Vec::new();
@@ -141,7 +141,7 @@ impl Widening<'_> {
                 closed.push((base, accesses));
             }
         }
-        let mut placed: HashMap<usize, Stmt> = HashMap::new();
+        let mut placed: FxHashMap<usize, Stmt> = FxHashMap::default();
         let mut gone = vec![false; run.len()];
         for ((writes, buf, base), mut accesses) in closed {
             accesses.sort_by_key(|&(at, offset)| (offset, at));

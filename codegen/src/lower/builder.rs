@@ -3,8 +3,7 @@
 //! A value is emitted in the outermost open loop that binds all of its axes, once: hoisting is a property of the
 //! builder, not a pass.
 
-use std::collections::HashMap;
-
+use rustc_hash::FxHashMap;
 use selscan_dsl::{AxisId, AxisSet, InputId, Node, NodeId, Part, ReduceOp, StateId, When};
 
 use super::chunks::Kept;
@@ -21,8 +20,8 @@ pub(super) struct Frame {
     pub stmts: Vec<Stmt>,
     /// The axes bound in this loop and those around it.
     pub bound: AxisSet,
-    pub memo: HashMap<(NodeId, Vec<i64>), Reg>,
-    pub groups: HashMap<(AxisId, AxisId, i64), Ix>,
+    pub memo: FxHashMap<(NodeId, Vec<i64>), Reg>,
+    pub groups: FxHashMap<(AxisId, AxisId, i64), Ix>,
     pub head: Option<(Var, LoopKind, Ix, Ix, i64)>,
 }
 
@@ -32,8 +31,8 @@ impl Frame {
         Frame {
             stmts: vec![],
             bound,
-            memo: HashMap::new(),
-            groups: HashMap::new(),
+            memo: FxHashMap::default(),
+            groups: FxHashMap::default(),
             head: None,
         }
     }
@@ -78,13 +77,13 @@ pub(super) struct Builder<'a> {
     /// Where states are saved before each chunk of time, if they are.
     pub saved: Vec<Buf>,
     /// The states of a chunk that was run again: where this pass reads them.
-    pub kept: HashMap<(InputId, Part), Kept>,
+    pub kept: FxHashMap<(InputId, Part), Kept>,
     /// The same where they are written: outputs of the pass that runs again.
-    pub keeps: HashMap<(u32, Part), Kept>,
+    pub keeps: FxHashMap<(u32, Part), Kept>,
     /// Which part of the sums over the lane axis this item makes.
     pub part: Option<Ix>,
     /// By bit of a lane's number: whether it is set.
-    pub lane_bits: HashMap<u32, Reg>,
+    pub lane_bits: FxHashMap<u32, Reg>,
     /// The position on each axis, where it is bound.
     pub at: Vec<Option<Ix>>,
     /// Which unrolled copy of each axis is being emitted; −1 where the axis is not unrolled.
@@ -100,9 +99,9 @@ pub(super) struct Builder<'a> {
     /// Which point of its block's this thread has, where an item is a block.
     pub channel: Ix,
     /// The inputs that lie in shared memory, a tile of time at once.
-    pub shared_inputs: HashMap<InputId, Buf>,
+    pub shared_inputs: FxHashMap<InputId, Buf>,
     /// Where the elements of their next tile arrive, as they are.
-    pub raw_inputs: HashMap<InputId, Buf>,
+    pub raw_inputs: FxHashMap<InputId, Buf>,
     /// The first step of what is shared at once, and of the present tile in it.
     pub tile_start: Ix,
     pub tile_now: Ix,
@@ -114,11 +113,11 @@ pub(super) struct Builder<'a> {
     pub vectors: u32,
     /// The step within the tile.
     pub local: Ix,
-    pub stored: HashMap<NodeId, Stored>,
+    pub stored: FxHashMap<NodeId, Stored>,
     /// Values of states in registers, by slot and copy.
-    pub state_regs: HashMap<(Slot, When, Vec<i64>), Reg>,
+    pub state_regs: FxHashMap<(Slot, When, Vec<i64>), Reg>,
     /// Buffers of states, by slot: the value before the step, and after it where that is apart.
-    pub state_bufs: HashMap<(Slot, When), Stored>,
+    pub state_bufs: FxHashMap<(Slot, When), Stored>,
     pub names: u32,
     /// The loop in which an item's nests stand: nothing kept in memory is there outside of it.
     pub base: usize,
@@ -157,10 +156,10 @@ impl<'a> Builder<'a> {
             last: vec![],
             outputs: vec![],
             saved: vec![],
-            kept: HashMap::new(),
-            keeps: HashMap::new(),
+            kept: FxHashMap::default(),
+            keeps: FxHashMap::default(),
             part: None,
-            lane_bits: HashMap::new(),
+            lane_bits: FxHashMap::default(),
             at: vec![None; rec.axes.len()],
             copy: vec![-1; rec.axes.len()],
             grid: AxisSet::EMPTY,
@@ -178,8 +177,8 @@ impl<'a> Builder<'a> {
             },
             thread: None,
             channel: Ix::Const(0),
-            shared_inputs: HashMap::new(),
-            raw_inputs: HashMap::new(),
+            shared_inputs: FxHashMap::default(),
+            raw_inputs: FxHashMap::default(),
             tile_start: Ix::Const(0),
             tile_now: Ix::Const(0),
             tile_half: Ix::Const(0),
@@ -187,9 +186,9 @@ impl<'a> Builder<'a> {
             lanes: 1,
             vectors: 1,
             local: Ix::Const(0),
-            stored: HashMap::new(),
-            state_regs: HashMap::new(),
-            state_bufs: HashMap::new(),
+            stored: FxHashMap::default(),
+            state_regs: FxHashMap::default(),
+            state_bufs: FxHashMap::default(),
             names: 0,
             base: 0,
         };

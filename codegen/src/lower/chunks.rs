@@ -8,8 +8,7 @@
 //! saves or replays. Out: loops over chunks, or what is done where one begins among the steps of another loop; reads of saved
 //! states as reads of rows.
 
-use std::collections::HashMap;
-
+use rustc_hash::FxHashMap;
 use selscan_dsl::{AxisId, AxisIndex, AxisSet, InputId, Part, When};
 
 use super::builder::{Builder, Frame, Slot, Stored, parts_of};
@@ -135,7 +134,7 @@ impl<'a> Builder<'a> {
         inner.chunk = Some(chunk.number.clone());
         let back = inner.runs_back();
         let after = i64::from(!back);
-        let mut kept = HashMap::new();
+        let mut kept = FxHashMap::default();
         for (k, decl) in pass.recurrence.outputs.iter().enumerate() {
             let axes: Vec<AxisId> = decl
                 .axes

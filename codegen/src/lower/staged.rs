@@ -16,8 +16,7 @@
 //! So nothing is computed twice, and no register crosses threads. (FlashAttention's tiles of work for each warp; the sums
 //! of a split reduction are combined in a fixed order.)
 
-use std::collections::HashMap;
-
+use rustc_hash::FxHashMap;
 use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Part, ReduceOp, Type};
 
 use super::builder::{Builder, Slot, Stored};
@@ -345,7 +344,7 @@ fn tile(b: &mut Builder<'_>, stage: &Stage, start: Ix, hi: Ix) {
 }
 
 /// Values by node and step.
-type Values = HashMap<(NodeId, Vec<i64>), Reg>;
+type Values = FxHashMap<(NodeId, Vec<i64>), Reg>;
 
 /// What the states need of this thread's run, in the tile that begins at `start`: put down from element `first` on, where from
 /// then on it is read, until [`Builder::stored`] is cleared; the threads then have points of `axis`. Gives what was computed.

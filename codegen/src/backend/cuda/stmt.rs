@@ -53,9 +53,14 @@ impl<'a> Emitter<'a> {
         let mut text = String::new();
         for ty in [Ty::F32, Ty::F64, Ty::I32, Ty::I64, Ty::Bool] {
             let of = (0..self.proc.regs.len()).filter(|&r| self.proc.regs[r] == ty);
-            let names: Vec<String> = of.map(|r| format!("r{r}")).collect();
-            for some in names.chunks(16) {
-                let _ = writeln!(text, "    {} {};", c_type(ty), some.join(", "));
+            let of: Vec<usize> = of.collect();
+            // Writing to a String cannot fail.
+            for some in of.chunks(16) {
+                let _ = write!(text, "    {}", c_type(ty));
+                for (i, r) in some.iter().enumerate() {
+                    let _ = write!(text, "{}r{r}", if i == 0 { " " } else { ", " });
+                }
+                text.push_str(";\n");
             }
         }
         for (number, &(dtype, count)) in self.proc.rows.iter().enumerate() {
