@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use selscan_dsl::{AxisId, AxisSet};
 
 use super::builder::Builder;
-use super::number::{assign, variable};
+use super::number::{Num, assign, variable};
 use super::scanned::{Chain, Turn, begin, finish, scan};
 use crate::loop_ir::Ix;
 
@@ -61,7 +61,7 @@ pub(super) fn each_point(b: &mut Builder<'_>, turn: &Turn<'_>, axis: AxisId) {
     });
 }
 
-fn numbers(ring: &mut VecDeque<Vec<Chain>>) -> Vec<&mut super::number::Num> {
+fn numbers(ring: &mut VecDeque<Vec<Chain>>) -> Vec<&mut Num> {
     let chains = ring.iter_mut().flatten();
     chains.flat_map(Chain::numbers).collect()
 }

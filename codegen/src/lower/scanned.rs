@@ -257,7 +257,7 @@ fn points(b: &mut Builder<'_>, turn: &Turn<'_>, at: &[Ix]) {
     if b.pass.schedule.warp > 1 {
         scan(b, turn, &mut all);
     }
-    let mut each = all.chunks(all.len() / at.len().max(1));
+    let mut each = all.chunks((all.len() / at.len().max(1)).max(1));
     b.each_unrolled(last, at, |b| {
         if let Some(chains) = each.next() {
             finish(b, turn, chains);
@@ -274,10 +274,11 @@ pub(super) fn begin(b: &mut Builder<'_>, turn: &Turn<'_>) -> Vec<Chain> {
 
 /// What follows from the states that the runs at the present point start with: the states after them, sums, outputs.
 pub(super) fn finish(b: &mut Builder<'_>, turn: &Turn<'_>, chains: &[Chain]) {
-    let states = turn.pairs.len();
-    let mut vector = 0;
+    let mut each = chains.chunks(turn.pairs.len().max(1)).enumerate();
     b.each_vector(|b| {
-        let chains = &chains[vector * states..][..states];
+        let Some((vector, chains)) = each.next() else {
+            return;
+        };
         let lanes = b.pass.schedule.warp as u8;
         for chain in chains.iter().filter(|_| lanes > 1) {
             if handed::in_use(b) {
@@ -291,7 +292,6 @@ pub(super) fn finish(b: &mut Builder<'_>, turn: &Turn<'_>, chains: &[Chain]) {
             }
         }
         again(b, turn, vector, chains);
-        vector += 1;
     });
 }
 
