@@ -21,6 +21,8 @@ use crate::store::Record;
 
 /// Steps of the slice that is compared.
 const CHECKED_STEPS: usize = 131;
+/// The same on a GPU, whose threads share out tiles of up to 512: two of these, and more where time is no multiple of them.
+const CHECKED_TILES: usize = 1100;
 /// Points of the axis that lanes run over: more than any block of vectors, and not a multiple of one.
 const CHECKED_LANES: usize = 67;
 /// Points of every other axis that the code is not fixed to.
@@ -326,7 +328,8 @@ fn slice(kernel: &Kernel, plans: &[Plan], extents: &Extents) -> Extents {
     let shorter = |(i, &extent): (usize, &usize)| {
         let axis = r.canonical(selscan_dsl::AxisId(i as u8));
         let (most, bits) = match () {
-            () if axis == r.canonical(r.time) => (CHECKED_STEPS, 4),
+            () if axis == r.canonical(r.time) && gpu => (CHECKED_TILES, 9),
+            () if axis == r.canonical(r.time) => (CHECKED_STEPS, 0),
             () if !free(axis) => (usize::MAX, 0),
             () if lane(axis) => (CHECKED_LANES, 10),
             () => (CHECKED_POINTS, 0),
@@ -348,8 +351,9 @@ mod tests {
             (5120, 67, 10, 1024),
             (1000, 67, 10, 64),
             (77, 67, 10, 67),
-            (2048, 131, 4, 128),
-            (2047, 131, 4, 131),
+            (2048, 1100, 9, 1024),
+            (2064, 1100, 9, 1088),
+            (2047, 1100, 9, 1100),
             (8, 2, 0, 2),
         ] {
             assert_eq!(whole(extent, most, bits), wanted, "{extent}");
