@@ -1,7 +1,7 @@
 //! Whole scans. In: the tables `main`, `states`, `lengths`. Out: a row for each case and layout, with the default schedule
 //! (or the one that is forced) and, where that is asked for, with the tuned one.
 
-use selscan_runtime::{Dtype, Error, Kernel, OwnedArgs, Schedule, Tuner};
+use selscan_runtime::{Dtype, Error, Kernel, OwnedArgs, Schedule, Tuner, Untimed};
 use serde_json::json;
 
 use crate::Stop;
@@ -145,14 +145,21 @@ fn one(bench: &mut Bench, case: Case, lines: &mut Vec<Vec<String>>) -> Result<()
             ..Tuner::default()
         };
         let found = tuner.tune(&kernel, &subject.args)?;
-        let errors = found.table.iter().filter_map(|t| t.outcome.as_ref().err());
-        let errors: Vec<&String> = errors.collect();
+        let mut slow = 0;
+        let mut errors = Vec::new();
+        for trial in &found.table {
+            match &trial.outcome {
+                Ok(_) => {}
+                Err(Untimed::Slow(_)) => slow += 1,
+                Err(Untimed::Unusable(why)) => errors.push(why),
+            }
+        }
         let first = errors
             .first()
             .map_or(String::new(), |why| format!(": {why}"));
         bench.say(&format!(
-            "{} schedules tried, {} not usable{first}",
-            found.table.len(),
+            "{} schedules tried, {slow} others could not be faster, {} not usable{first}",
+            found.table.len() - slow,
             errors.len()
         ));
         let what = ("tuned", Some(default));

@@ -10,6 +10,7 @@ pub mod backward;
 pub mod candidates;
 mod chunked;
 pub mod contract;
+pub mod cost;
 pub mod dtype;
 pub mod interp;
 pub mod ix;

@@ -59,4 +59,4 @@ pub use selscan_codegen::{Dtype, Schedule, Target};
 pub use spec::Spec;
 pub use store::{FOLDER_VARIABLE, Key, Record, Store};
 pub use tolerance::TOLERANCE;
-pub use tuner::{Progress, Trial, Tuned, Tuner};
+pub use tuner::{Progress, Trial, Tuned, Tuner, Untimed};

@@ -1,11 +1,13 @@
 //! The tuner: times every schedule worth trying on the device and remembers the fastest one that is right.
 //!
-//! In: a kernel and arguments of the size that matters. Out: [`Tuned`]. A schedule may win only after its results
+//! In: a kernel and arguments of the size that matters. Out: [`Tuned`]. What cannot be faster than the fastest so far, by what it
+//! takes of the GPU at least ([`selscan_codegen::cost`]), is neither compiled nor timed. A schedule may win only after its results
 //! on a slice of the data are those of the f64 meaning: |y − y64| ≤ K·eps·m, m the running error bound.
 
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
+use selscan_codegen::cost::least_seconds;
 use selscan_codegen::plan::Plan;
 use selscan_codegen::{Dtype, Schedule, candidates};
 use selscan_dsl::{AxisIndex, AxisSet, Extents, Node, Outputs, eval_with_bound};
@@ -64,8 +66,19 @@ pub struct Trial {
     pub stage: usize,
     /// The schedule.
     pub schedule: Schedule,
-    /// Seconds a launch, or why it may not be used.
-    pub outcome: Result<f64, String>,
+    /// Seconds a launch, or why it has none.
+    pub outcome: Result<f64, Untimed>,
+}
+
+/// Why a schedule was not timed.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum Untimed {
+    /// It cannot be faster than what was found already: it takes so many seconds at least.
+    #[error("it takes {:.4} ms at least", 1e3 * .0)]
+    Slow(f64),
+    /// It may not be used, and why.
+    #[error("{0}")]
+    Unusable(String),
 }
 
 /// What a tuner found.
@@ -115,6 +128,11 @@ impl Tuner<'_> {
             seconds = f64::INFINITY;
             let schedules = candidates(scan, &extents, &options, target);
             let of = schedules.len();
+            let least = |schedule: &Schedule| {
+                let plan = Plan::new(scan, &extents, &options, target, schedule);
+                plan.map_or(0.0, |plan| least_seconds(&plan, target))
+            };
+            let least: Vec<f64> = schedules.iter().map(least).collect();
             let mut winner = None;
             for (done, &schedule) in schedules.iter().enumerate() {
                 if done > 0 && self.budget.is_some_and(|b| started.elapsed() >= b) {
@@ -125,21 +143,24 @@ impl Tuner<'_> {
                     all[stage] = schedule;
                     all
                 };
-                if done % AHEAD == 0 {
-                    let next = schedules[done..].iter().take(AHEAD);
-                    let next: Vec<_> = next.map(|&s| with(s)).collect();
+                let hopeful = |i: &usize| least[*i] < seconds;
+                // What the first one takes tells which others are worth their compilation.
+                if done == 0 || done % AHEAD == 1 {
+                    let next = done..of.min(if done == 0 { 1 } else { done + AHEAD });
+                    let next = next.filter(hopeful).map(|i| with(schedules[i]));
+                    let next: Vec<_> = next.collect();
                     compile(kernel, &spec, &extents, &check, &next);
                 }
                 let all = with(schedule);
-                let outcome = match check.run(kernel, &all) {
-                    Ok(()) => resident
-                        .seconds(
-                            &kernel.with_schedules(&all),
-                            self.repeats,
-                            HOPELESS * seconds,
-                        )
-                        .map_err(|e| e.to_string()),
-                    Err(why) => Err(why),
+                let outcome = if !hopeful(&done) {
+                    Err(Untimed::Slow(least[done]))
+                } else if let Err(why) = check.run(kernel, &all) {
+                    Err(Untimed::Unusable(why))
+                } else {
+                    let kernel = kernel.with_schedules(&all);
+                    resident
+                        .seconds(&kernel, self.repeats, HOPELESS * seconds)
+                        .map_err(|e| Untimed::Unusable(e.to_string()))
                 };
                 if let Ok(t) = outcome
                     && t < seconds
@@ -164,7 +185,7 @@ impl Tuner<'_> {
             best[stage] = winner.ok_or_else(|| Error::Untunable {
                 kernel: kernel.recurrence().name.clone(),
                 why: match table.iter().find_map(|t| t.outcome.as_ref().err()) {
-                    Some(why) => why.clone(),
+                    Some(why) => why.to_string(),
                     None => "there is none for this shape".to_owned(),
                 },
             })?;

@@ -5,12 +5,10 @@
 //! multiplication units may be by the other.
 
 use selscan_codegen::Ty;
-use selscan_dsl::{Extents, Node, NodeId, Op, Recurrence};
+use selscan_codegen::cost::{self, SPECIALS};
+use selscan_dsl::{Extents, Node, NodeId, Recurrence};
 use selscan_runtime::{Error, Kernel, Spec};
 use serde_json::{Value, json};
-
-/// Results a clock of a multiprocessor's unit for exponentials, logarithms and roots, in f32.
-const SPECIAL: f64 = 16.0;
 
 /// What a run needs of a GPU, and what the GPU gives.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -44,7 +42,7 @@ impl Floor {
             bytes,
             bandwidth: gpu.bandwidth as f64,
             specials,
-            rate: SPECIAL * f64::from(gpu.multiprocessors) * f64::from(gpu.clock_khz) * 1e3,
+            rate: SPECIALS * f64::from(gpu.multiprocessors) * f64::from(gpu.clock_khz) * 1e3,
         };
         // Some virtual GPUs do not tell their clocks.
         Ok(Some(floor).filter(|f| f.bandwidth > 0.0 && f.rate > 0.0))
@@ -91,7 +89,7 @@ fn specials(kernel: &Kernel, spec: &Spec, extents: &Extents) -> Result<f64, Erro
         let r = &scan.recurrence;
         for id in r.graph.reachable(&r.roots()) {
             if let Node::Op(op, _) = r.graph.node(id) {
-                sum += of_op(*op) * points(extents, r, id);
+                sum += cost::specials(*op) * points(extents, r, id);
             }
         }
     }
@@ -105,41 +103,4 @@ fn points(extents: &Extents, r: &Recurrence, id: NodeId) -> f64 {
         axes = axes.with(r.time);
     }
     axes.iter().map(|a| extents.get(a) as f64).product()
-}
-
-/// Results of the special unit in one operation.
-fn of_op(op: Op) -> f64 {
-    match op {
-        Op::Exp
-        | Op::Exp2
-        | Op::Expm1
-        | Op::Log
-        | Op::Log2
-        | Op::Sqrt
-        | Op::Rsqrt
-        | Op::Sin
-        | Op::Cos
-        | Op::Div => 1.0,
-        // An exponential, and a reciprocal or a logarithm.
-        Op::Phi1 | Op::Tanh | Op::Sigmoid | Op::Softplus | Op::Erf => 2.0,
-        Op::Neg
-        | Op::Add
-        | Op::Sub
-        | Op::Mul
-        | Op::Min
-        | Op::Max
-        | Op::Abs
-        | Op::Floor
-        | Op::Lt
-        | Op::Le
-        | Op::Gt
-        | Op::Ge
-        | Op::Eq
-        | Op::Ne
-        | Op::Select
-        | Op::Re
-        | Op::Im
-        | Op::Conj
-        | Op::Complex => 0.0,
-    }
 }

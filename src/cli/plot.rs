@@ -265,9 +265,11 @@ fn roofline(out: &mut String, f: Floor, best: f64) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use selscan_runtime::Untimed;
+
     use super::*;
 
-    fn trial(schedule: &str, outcome: Result<f64, String>) -> Trial {
+    fn trial(schedule: &str, outcome: Result<f64, Untimed>) -> Trial {
         Trial {
             stage: 0,
             schedule: schedule.parse().unwrap(),
@@ -280,7 +282,7 @@ mod tests {
         let trials = [
             trial("sequential order=tiled", Ok(2e-4)),
             trial("chunked chunk=64 order=stepped", Ok(1e-4)),
-            trial("sequential order=stepped", Err("wrong".into())),
+            trial("sequential order=stepped", Err(Untimed::Slow(1.0))),
         ];
         let floor = Floor {
             bytes: 1e8,

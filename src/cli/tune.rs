@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use indicatif::ProgressBar;
-use selscan_runtime::{Trial, Tuner};
+use selscan_runtime::{Trial, Tuner, Untimed};
 use serde_json::{Value, json};
 
 use super::args::TuneArgs;
@@ -53,7 +53,10 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
             .filter_map(|t| Some((t, *t.outcome.as_ref().ok()?)))
             .collect();
         timed.sort_by(|a, b| a.1.total_cmp(&b.1));
-        let tried = tuned.table.iter().filter(|t| t.stage == stage).count();
+        let own = tuned.table.iter().filter(|t| t.stage == stage);
+        let all = own.clone().count();
+        let slow = own.filter(|t| matches!(t.outcome, Err(Untimed::Slow(_))));
+        let tried = all - slow.count();
         let best = timed.first().map_or(f64::NAN, |t| t.1);
         let rows: Vec<Vec<String>> = timed
             .iter()
@@ -76,10 +79,12 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
             None => (&["time", "of best", "schedule"], &[true, true, false]),
         };
         text.push_str(&format!("\n{}", table(header, &rows, right)));
-        text.push_str(&format!(
-            "{tried} schedules tried, {} not usable\n",
-            tried - timed.len()
-        ));
+        let unusable = tried - timed.len();
+        text.push_str(&format!("{tried} schedules tried, {unusable} not usable"));
+        text.push_str(&match all - tried {
+            0 => "\n".to_owned(),
+            slow => format!("; {slow} others could not be faster\n"),
+        });
     }
     if let Some(f) = floor {
         text.push_str(&format!(
@@ -101,7 +106,8 @@ pub fn tune(args: &TuneArgs) -> Result<Report, Failure> {
     let trial = |t: &Trial| {
         json!({
             "stage": t.stage, "schedule": t.schedule.to_string(),
-            "seconds": t.outcome.as_ref().ok(), "unusable": t.outcome.as_ref().err(),
+            "seconds": t.outcome.as_ref().ok(),
+            "unusable": t.outcome.as_ref().err().map(ToString::to_string),
             "share_of_floor": t.outcome.as_ref().ok().and_then(|s| share(*s)),
         })
     };
