@@ -4,9 +4,10 @@
 //! cache does not keep code alive: it is freed with the last kernel that uses it.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use rustc_hash::FxHasher;
 use selscan_codegen::loop_ir::Program;
 
 use crate::error::Error;
@@ -18,7 +19,7 @@ pub(crate) struct CodeCache<C> {
 
 /// A program and its code, once there is some.
 struct Slot<C> {
-    program: Program,
+    program: Arc<Program>,
     code: Mutex<Weak<C>>,
 }
 
@@ -40,21 +41,22 @@ impl<C> CodeCache<C> {
     /// meanwhile wait for it; if it fails, the next one tries again.
     pub(crate) fn get_or_compile(
         &self,
-        program: &Program,
-        compile: impl FnOnce() -> Result<C, Error>,
+        program: Program,
+        compile: impl FnOnce(&Arc<Program>) -> Result<C, Error>,
     ) -> Result<Arc<C>, Error> {
         let slot = self.slot(program);
         let mut code = lock(&slot.code);
         if let Some(code) = code.upgrade() {
             return Ok(code);
         }
-        let made = Arc::new(compile()?);
+        let made = Arc::new(compile(&slot.program)?);
         *code = Arc::downgrade(&made);
         Ok(made)
     }
 
-    fn slot(&self, program: &Program) -> Arc<Slot<C>> {
-        let mut hasher = DefaultHasher::new();
+    fn slot(&self, program: Program) -> Arc<Slot<C>> {
+        // Programs are long, and compared where their hashes are equal.
+        let mut hasher = FxHasher::default();
         program.hash(&mut hasher);
         let mut slots = lock(&self.slots);
         // Code that was freed leaves its slot to be swept, unless somebody is compiling in it.
@@ -63,11 +65,11 @@ impl<C> CodeCache<C> {
             !slots.is_empty()
         });
         let slots = slots.entry(hasher.finish()).or_default();
-        match slots.iter().find(|s| s.program == *program) {
+        match slots.iter().find(|s| *s.program == program) {
             Some(slot) => slot.clone(),
             None => {
                 let slot = Arc::new(Slot {
-                    program: program.clone(),
+                    program: Arc::new(program),
                     code: Mutex::new(Weak::new()),
                 });
                 slots.push(slot.clone());
@@ -97,12 +99,12 @@ mod tests {
         let cache = CodeCache::default();
         let compiled = AtomicUsize::new(0);
         let get = |len: i64| {
-            let compile = || {
+            let compile = |_: &Arc<Program>| {
                 std::thread::sleep(std::time::Duration::from_millis(20));
                 compiled.fetch_add(1, Ordering::SeqCst);
                 Ok(len)
             };
-            cache.get_or_compile(&program(len), compile).unwrap()
+            cache.get_or_compile(program(len), compile).unwrap()
         };
         let codes: Vec<Arc<i64>> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|i| scope.spawn(move || get(i % 2))).collect();
@@ -126,8 +128,8 @@ mod tests {
     #[test]
     fn a_failure_is_not_remembered() {
         let cache = CodeCache::default();
-        let fail = || Err(Error::Host("no".into()));
-        assert!(cache.get_or_compile(&program(1), fail).is_err());
-        assert_eq!(*cache.get_or_compile(&program(1), || Ok(5)).unwrap(), 5);
+        let fail = |_: &Arc<Program>| Err(Error::Host("no".into()));
+        assert!(cache.get_or_compile(program(1), fail).is_err());
+        assert_eq!(*cache.get_or_compile(program(1), |_| Ok(5)).unwrap(), 5);
     }
 }

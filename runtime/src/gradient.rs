@@ -360,7 +360,7 @@ impl Kernel {
         }
         let how = (save, compute, self.device().target());
         let plan = self.plan_adjoint(backward, adjoint, &spec, extents, how)?;
-        let code = self.device().code(&lower(&plan))?;
+        let code = self.device().code(lower(&plan))?;
         let mut all = lock(known);
         if all.len() >= MOST_SHAPES {
             all.clear();

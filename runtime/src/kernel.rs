@@ -312,7 +312,7 @@ impl Kernel {
         let stage = |plan: Plan| {
             Ok(CompiledStage {
                 schedule: plan.schedule,
-                program: self.device().code(&lower(&plan))?,
+                program: self.device().code(lower(&plan))?,
             })
         };
         let plans = self.plan(spec, extents)?;

@@ -170,14 +170,14 @@ impl Device {
     }
 
     /// The code of a program: that of an equal one, or compiled now.
-    pub(crate) fn code(&self, program: &Program) -> Result<Arc<Code>, Error> {
+    pub(crate) fn code(&self, program: Program) -> Result<Arc<Code>, Error> {
         match self {
-            Device::Cpu(cpu) => cpu
-                .code()
-                .get_or_compile(program, || Ok(Code::Cpu(Box::new(cpu.compile(program)?)))),
+            Device::Cpu(cpu) => cpu.code().get_or_compile(program, |p| {
+                Ok(Code::Cpu(Box::new(cpu.compile(p.clone())?)))
+            }),
             Device::Cuda(cuda) => cuda
                 .code()
-                .get_or_compile(program, || cuda.compile(program).map(Code::Cuda)),
+                .get_or_compile(program, |p| cuda.compile(p.clone()).map(Code::Cuda)),
         }
     }
 }

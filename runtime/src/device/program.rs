@@ -4,7 +4,7 @@
 //! whose [`CpuProgram::launch`] runs the procs one after another, each over its work items on all threads. The
 //! code's memory is given back when the program is dropped.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cranelift_codegen::Context;
@@ -37,7 +37,7 @@ type Entry = unsafe extern "C" fn(
 /// A program as machine code for one CPU.
 pub struct CpuProgram {
     cpu: Cpu,
-    program: Program,
+    program: Arc<Program>,
     /// By proc.
     entries: Vec<Entry>,
     jit_time: Duration,
@@ -88,15 +88,16 @@ impl Cpu {
     ///
     /// # Errors
     /// [`Error::Jit`] on a bug of the compiler.
-    pub fn compile(&self, program: &Program) -> Result<CpuProgram, Error> {
+    pub fn compile(&self, program: impl Into<Arc<Program>>) -> Result<CpuProgram, Error> {
+        let program = program.into();
         let panicked = |why| Error::Jit {
-            proc: name(program).to_owned(),
+            proc: name(&program).to_owned(),
             why: format!("it panicked: {why}"),
         };
-        contained(panicked, || self.compile_all(program))
+        contained(panicked, || self.compile_all(&program))
     }
 
-    fn compile_all(&self, program: &Program) -> Result<CpuProgram, Error> {
+    fn compile_all(&self, program: &Arc<Program>) -> Result<CpuProgram, Error> {
         let started = Instant::now();
         let isa = self.isa();
         let builder = JITBuilder::with_isa(isa.clone(), default_libcall_names());

@@ -80,7 +80,7 @@ fn compare(cpu: &Cpu, proc: &Proc, inputs: &Inputs, extents: &[i64]) -> Result<(
             _ => return Err("an output that is neither".into()),
         }
     }
-    let code = cpu.compile(&program).map_err(|e| e.to_string())?;
+    let code = cpu.compile(program.clone()).map_err(|e| e.to_string())?;
     let extents = Extents(extents.iter().map(|&e| e as usize).collect());
     code.launch(bindings, &extents).map_err(|e| e.to_string())?;
     for (role, tensor) in &outputs {
@@ -351,7 +351,7 @@ fn in_place_states() {
     p.buffers[1].role = Role::Last(StateId(0));
     let cpu = Cpu::with_threads(1).unwrap();
     let code = cpu
-        .compile(&Program {
+        .compile(Program {
             procs: vec![p],
             workspaces: Vec::new(),
         })

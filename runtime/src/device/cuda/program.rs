@@ -32,7 +32,7 @@ const SHARED_UNASKED: u32 = 48 << 10;
 
 /// A program as machine code for one GPU.
 pub struct CudaProgram {
-    program: Program,
+    program: Arc<Program>,
     source: Source,
     module: Arc<Module>,
     /// By proc.
@@ -98,13 +98,14 @@ impl Cuda {
     ///
     /// # Errors
     /// [`Error::NoNvrtc`], [`Error::OldDriver`]; [`Error::Jit`], [`Error::Nvrtc`] on a bug of the compiler.
-    pub fn compile(&self, program: &Program) -> Result<CudaProgram, Error> {
+    pub fn compile(&self, program: impl Into<Arc<Program>>) -> Result<CudaProgram, Error> {
+        let program = program.into();
         let panicked = |why| Error::Jit {
-            proc: name(program).to_owned(),
+            proc: name(&program).to_owned(),
             why: format!("it panicked: {why}"),
         };
         self.not_while_recording("a kernel had to be compiled", WARM)?;
-        contained(panicked, || compile(&self.gpu, program))
+        contained(panicked, || compile(&self.gpu, &program))
     }
 
     /// The CUDA C of a program.
@@ -119,7 +120,7 @@ impl Cuda {
     }
 }
 
-fn compile(gpu: &Arc<Gpu>, program: &Program) -> Result<CudaProgram, Error> {
+fn compile(gpu: &Arc<Gpu>, program: &Arc<Program>) -> Result<CudaProgram, Error> {
     let started = Instant::now();
     let source = Cuda::source(program)?;
     let bug = |why: String| Error::Jit {
