@@ -8,7 +8,7 @@ use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
 use crate::dtype::Dtype;
-use crate::lower::{exchange_bytes, tile_bytes};
+use crate::lower::shared_bytes;
 use crate::options::Options;
 use crate::plan::{Pass, Plan, Refusal};
 use crate::schedule::{Algorithm, Order, Schedule};
@@ -69,7 +69,7 @@ fn has_room(plan: &Plan) -> bool {
 /// The same of one pass.
 pub(crate) fn pass_has_room(pass: &Pass, compute: Dtype) -> bool {
     let s = &pass.schedule;
-    let bytes = tile_bytes(pass, compute) + exchange_bytes(pass, compute);
+    let bytes = shared_bytes(pass, compute);
     let most = match (s.order, s.resident) {
         // Meant to have a multiprocessor to itself.
         (Order::Staged, _) | (_, 1) => 3 * SHARED_PER_THREAD,

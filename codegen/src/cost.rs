@@ -10,10 +10,10 @@
 //! where f is what the fullest multiprocessor has to do by itself (blocks are not divided), and more where it holds fewer
 //! warps at once than it has schedulers. What threads do twice, shared memory and waiting are left out: a bound, no guess.
 
-use selscan_dsl::{Node, NodeId, Op};
+use selscan_dsl::{AxisId, Node, NodeId, Op};
 
 use crate::dtype::{Dtype, Ty};
-use crate::lower::{exchange_bytes, tile_bytes};
+use crate::lower::shared_bytes;
 use crate::plan::{Pass, Plan};
 use crate::target::{Gpu, Target};
 
@@ -105,7 +105,7 @@ struct Work {
 impl Work {
     fn of(plan: &Plan, pass: &Pass, gpu: &Gpu) -> Work {
         let (rec, s) = (&pass.recurrence, &pass.schedule);
-        let extent = |axis: selscan_dsl::AxisId| {
+        let extent = |axis: AxisId| {
             let at = |a| plan.extents.get(a) as i64;
             let ix = pass.extents[axis.0 as usize].eval(&|_| 0, &at);
             ix.unwrap_or(1).max(0) as f64
@@ -139,9 +139,9 @@ impl Work {
 }
 
 /// The bytes of a pass's tensors, each once.
-fn bytes(pass: &Pass, extent: &dyn Fn(selscan_dsl::AxisId) -> f64) -> f64 {
+fn bytes(pass: &Pass, extent: &dyn Fn(AxisId) -> f64) -> f64 {
     let rec = &pass.recurrence;
-    let of = |axes: &[selscan_dsl::AxisId], complex: bool, dtype: Dtype| {
+    let of = |axes: &[AxisId], complex: bool, dtype: Dtype| {
         let points: f64 = axes.iter().map(|&a| extent(a)).product();
         points * dtype.bytes() as f64 * if complex { 2.0 } else { 1.0 }
     };
@@ -158,12 +158,7 @@ fn bytes(pass: &Pass, extent: &dyn Fn(selscan_dsl::AxisId) -> f64) -> f64 {
 }
 
 /// The work of the multiprocessor that has the most, as a part of all; twice that if only half of its schedulers have a warp.
-fn fullest(
-    plan: &Plan,
-    pass: &Pass,
-    gpu: &Gpu,
-    extent: &dyn Fn(selscan_dsl::AxisId) -> f64,
-) -> f64 {
+fn fullest(plan: &Plan, pass: &Pass, gpu: &Gpu, extent: &dyn Fn(AxisId) -> f64) -> f64 {
     let s = &pass.schedule;
     let mut points: f64 = pass.structure.parallel.iter().map(|&a| extent(a)).product();
     if let Some(chunk) = pass.chunk {
@@ -174,8 +169,7 @@ fn fullest(
         .ceil()
         .max(1.0);
     let own = (blocks / f64::from(gpu.multiprocessors.max(1))).ceil();
-    let shared =
-        tile_bytes(pass, plan.compute.storage()) + exchange_bytes(pass, plan.compute.storage());
+    let shared = shared_bytes(pass, plan.compute.storage());
     let room = u64::from(gpu.threads / s.threads.max(1)).max(1);
     let room = match u64::from(gpu.shared_per_block).checked_div(shared) {
         Some(blocks) => room.min(blocks.max(1)),

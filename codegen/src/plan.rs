@@ -493,7 +493,7 @@ fn known(pass: &Pass, axis: AxisId) -> u64 {
 }
 
 /// The inner points at which a node is computed.
-fn points(pass: &Pass, axes: impl Iterator<Item = AxisId>) -> u64 {
+pub(crate) fn points(pass: &Pass, axes: impl Iterator<Item = AxisId>) -> u64 {
     axes.fold(1, |n, a| n.saturating_mul(known(pass, a)))
 }
 

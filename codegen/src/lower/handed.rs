@@ -16,12 +16,12 @@ use std::collections::BTreeSet;
 
 use selscan_dsl::{AxisId, AxisSet, NodeId, When};
 
-use super::builder::Builder;
+use super::builder::{Builder, Stored};
 use super::shared::tile_bytes;
 use super::stepped::open_states;
 use crate::dtype::Dtype;
 use crate::loop_ir::{Ix, Rhs, Role, Stmt};
-use crate::plan::Pass;
+use crate::plan::{Pass, points};
 use crate::structure::Level;
 
 /// What is the same at every step and not at every point, where it is read by what is not the same.
@@ -44,21 +44,14 @@ pub(super) fn bytes(pass: &Pass, compute: Dtype) -> u64 {
     if !s.several_under_way() || s.share == 0 || tile_bytes(pass, compute) == 0 {
         return 0;
     }
-    let points = |axes: &mut dyn Iterator<Item = AxisId>| -> u64 {
-        let inner = axes.filter(|&a| pass.structure.inner.contains(a));
-        let extents = inner.map(|a| match pass.extents[a.0 as usize] {
-            Ix::Const(n) => n.unsigned_abs(),
-            _ => 0,
-        });
-        extents.product()
-    };
-    let states = pass.recurrence.states.iter().map(|state| {
+    let rec = &pass.recurrence;
+    let points = |axes: AxisSet| points(pass, axes.intersect(pass.structure.inner).iter());
+    let states = rec.states.iter().map(|state| {
         let halves = if state.complex { 4 } else { 2 };
-        halves * points(&mut state.axes.iter().copied())
+        halves * points(state.axes.iter().copied().collect())
     });
-    let graph = &pass.recurrence.graph;
     let fixed = invariants(pass).into_iter();
-    let fixed = fixed.map(|id| points(&mut graph.axes(id).iter()));
+    let fixed = fixed.map(|id| points(rec.graph.axes(id)));
     let items = u64::from(s.block * (s.threads / s.warp));
     items * states.chain(fixed).sum::<u64>() * compute.bytes() as u64
 }
@@ -68,25 +61,14 @@ pub(super) fn open(b: &mut Builder<'_>) {
     if bytes(b.pass, b.ty().storage()) == 0 {
         return open_states(b, &[]);
     }
-    let common = |b: &mut Builder<'_>, name: &str, axes: AxisSet| {
-        let inner = axes.iter().filter(|&a| b.pass.structure.inner.contains(a));
-        let inner: Vec<AxisId> = inner.collect();
-        let laned = b.laned(axes);
-        let stored = b.scratch(name, &inner, laned, None);
+    let common = |b: &mut Builder<'_>, stored: Stored| {
         b.proc.buffers[stored.buf.0 as usize].role = Role::Exchange;
         stored
     };
     for (slot, _) in b.all_slots() {
-        let axes = b
-            .pass
-            .recurrence
-            .state(slot.state)
-            .axes
-            .iter()
-            .copied()
-            .collect();
         for (name, when) in [("h", When::Prev), ("next", When::Next)] {
-            let stored = common(b, name, axes);
+            let stored = b.state_scratch(name, slot.state);
+            let stored = common(b, stored);
             b.state_bufs.insert((slot, when), stored);
         }
         let inner = b.state_inner(slot.state);
@@ -97,8 +79,8 @@ pub(super) fn open(b: &mut Builder<'_>) {
         });
     }
     for id in invariants(b.pass) {
-        let axes = b.pass.recurrence.graph.axes(id);
-        let stored = common(b, "v", axes);
+        let stored = b.value_scratch(id, None);
+        let stored = common(b, stored);
         each_own_point(b, &stored.axes, &mut |b| {
             let value = b.fresh(id);
             let ix = b.stored_ix(&stored, &[]);

@@ -1,7 +1,7 @@
 //! Where things lie: flat indices of tensors (row-major, in the order of their declared axes; complex elements as
 //! pairs) and of scratch memory.
 
-use selscan_dsl::{AxisId, AxisIndex, AxisSet, InputId, Part, StateId, When};
+use selscan_dsl::{AxisId, AxisIndex, AxisSet, InputId, NodeId, Part, StateId, When};
 
 use super::builder::{Builder, Slot, Stored};
 use crate::loop_ir::{Buf, BufferDecl, Ix, Reg, Rhs, Role, Stmt};
@@ -185,6 +185,25 @@ impl Builder<'_> {
             axes: axes.to_vec(),
             laned,
         }
+    }
+
+    /// New scratch memory for a state.
+    pub fn state_scratch(&mut self, name: &str, state: StateId) -> Stored {
+        let inner = self.state_inner(state);
+        let axes = self.pass.recurrence.state(state).axes.iter().copied();
+        let laned = self.laned(axes.collect());
+        self.scratch(name, &inner, laned, None)
+    }
+
+    /// New scratch memory for a value, at each of so many steps if it varies in time.
+    pub fn value_scratch(&mut self, id: NodeId, steps: Option<i64>) -> Stored {
+        let rec = &self.pass.recurrence;
+        let axes = rec.graph.axes(id);
+        let inner = self.pass.structure.inner_axes(rec, id).iter();
+        let inner: Vec<AxisId> = inner.collect();
+        let laned = self.laned(axes);
+        let steps = steps.filter(|_| axes.contains(rec.time));
+        self.scratch("v", &inner, laned, steps)
     }
 
     /// Whether values over `axes` differ between the lanes of a block.

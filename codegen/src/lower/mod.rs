@@ -49,6 +49,11 @@ pub(crate) fn exchange_bytes(pass: &Pass, compute: Dtype) -> u64 {
     }
 }
 
+/// The bytes of shared memory of a block, but for a barrier.
+pub(crate) fn shared_bytes(pass: &Pass, compute: Dtype) -> u64 {
+    tile_bytes(pass, compute) + exchange_bytes(pass, compute)
+}
+
 /// The plan's loops.
 #[must_use]
 pub fn lower(plan: &Plan) -> Program {

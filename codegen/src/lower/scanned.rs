@@ -279,17 +279,8 @@ pub(super) fn finish(b: &mut Builder<'_>, turn: &Turn<'_>, chains: &[Chain]) {
         let Some((vector, chains)) = each.next() else {
             return;
         };
-        let lanes = b.pass.schedule.warp as u8;
-        for chain in chains.iter().filter(|_| lanes > 1) {
-            if handed::in_use(b) {
-                // Only the last lane.
-                let before = Ix::Const(i64::from(lanes) - 2);
-                let thread = b.thread_ix();
-                b.choice(before, thread, |b| keep(b, chain, chain.end), |_| {});
-            } else {
-                let last = shuffled(b, LoopOp::Broadcast(lanes - 1), chain.end);
-                keep(b, chain, last);
-            }
+        if b.pass.schedule.warp > 1 {
+            chains.iter().for_each(|chain| keep_last(b, chain));
         }
         again(b, turn, vector, chains);
     });
@@ -399,6 +390,19 @@ fn save(b: &mut Builder<'_>, run: &Run, k: i64, chains: &[Chain], held: &[Num]) 
             }
         });
     });
+}
+
+/// Puts the state after the last lane's run where the next tile finds it.
+fn keep_last(b: &mut Builder<'_>, chain: &Chain) {
+    let lanes = b.pass.schedule.warp as u8;
+    if handed::in_use(b) {
+        let before = Ix::Const(i64::from(lanes) - 2);
+        let thread = b.thread_ix();
+        return b.choice(before, thread, |b| keep(b, chain, chain.end), |_| {});
+    }
+    // Every lane has its own copy.
+    let last = shuffled(b, LoopOp::Broadcast(lanes - 1), chain.end);
+    keep(b, chain, last);
 }
 
 /// Puts a state where the next tile finds it.

@@ -84,21 +84,8 @@ pub(super) fn prologue(b: &mut Builder<'_>, work: &[Work], fixed: &[usize]) {
 
 /// Gives a value or reduction its scratch memory.
 pub(super) fn place(b: &mut Builder<'_>, work: &Work, steps: Option<i64>) {
-    let pass = b.pass;
     if let What::Value(id) | What::Reduce(id) = work.what {
-        let axes = pass.recurrence.graph.axes(id);
-        let inner: Vec<AxisId> = pass
-            .structure
-            .inner_axes(&pass.recurrence, id)
-            .iter()
-            .collect();
-        let laned = b.laned(axes);
-        let stored = b.scratch(
-            "v",
-            &inner,
-            laned,
-            steps.filter(|_| axes.contains(pass.recurrence.time)),
-        );
+        let stored = b.value_scratch(id, steps);
         b.stored.insert(id, stored);
     }
 }
@@ -106,20 +93,10 @@ pub(super) fn place(b: &mut Builder<'_>, work: &Work, steps: Option<i64>) {
 /// Gives every state its scratch memory and its first value.
 pub(super) fn open_states(b: &mut Builder<'_>, apart: &[StateId]) {
     for (slot, _) in b.all_slots() {
-        let inner = b.state_inner(slot.state);
-        let axes: AxisSet = b
-            .pass
-            .recurrence
-            .state(slot.state)
-            .axes
-            .iter()
-            .copied()
-            .collect();
-        let laned = b.laned(axes);
-        let stored = b.scratch("h", &inner, laned, None);
+        let stored = b.state_scratch("h", slot.state);
         b.state_bufs.insert((slot, When::Prev), stored);
         if apart.contains(&slot.state) {
-            let stored = b.scratch("next", &inner, laned, None);
+            let stored = b.state_scratch("next", slot.state);
             b.state_bufs.insert((slot, When::Next), stored);
         }
     }

@@ -375,11 +375,10 @@ impl<'a> Emitter<'a> {
                 x[0], x[1]
             )
         };
-        // Threads from one lane of an item to the next, and those that a shuffle is among.
-        let (far, among) = match self.proc.seats {
-            Seats::Strided => (32 / self.lanes.min(32), 32),
-            Seats::Neighbours | Seats::Pairs => (1, self.lanes.min(32)),
-        };
+        let lanes = self.lanes.min(32);
+        let far = stride(self.proc.seats, lanes);
+        // The threads that a shuffle is among: those of the item, or all.
+        let among = lanes * far;
         let threads = |lanes: u8| u32::from(lanes) * far;
         let shuffle = |name: &str, k: u8| {
             let k = threads(k);
@@ -546,19 +545,24 @@ fn stays_together(body: &[Stmt], own: &mut BTreeSet<Var>) -> bool {
     })
 }
 
+/// Threads from one lane of an item to the next.
+fn stride(seats: Seats, lanes: u32) -> u32 {
+    match seats {
+        Seats::Strided => 32 / lanes,
+        Seats::Neighbours | Seats::Pairs => 1,
+    }
+}
+
 /// The threads of the present thread's item, for shuffles.
 fn lane_mask(width: u32, seats: Seats) -> String {
     if width == 32 {
         return "const unsigned mask = 0xffffffffu;".to_owned();
     }
-    let far = match seats {
-        Seats::Strided => 32 / width,
-        Seats::Neighbours | Seats::Pairs => 1,
-    };
+    let far = stride(seats, width);
     let ones = (0..width).fold(0u32, |mask, lane| mask | 1 << (lane * far));
-    let first = match seats {
-        Seats::Strided => format!("threadIdx.x % {far}u"),
-        Seats::Neighbours | Seats::Pairs => format!("threadIdx.x % 32u / {width}u * {width}u"),
+    let first = match far {
+        1 => format!("threadIdx.x % 32u / {width}u * {width}u"),
+        _ => format!("threadIdx.x % {far}u"),
     };
     format!("const unsigned mask = {ones:#x}u << ({first});")
 }
