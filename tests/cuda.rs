@@ -10,7 +10,7 @@ mod case;
 #[path = "cuda/table.rs"]
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::Write;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,8 @@ use std::sync::{Mutex, Once};
 use std::thread;
 
 use case::{Built, Case, build};
-use selscan_codegen::{Algorithm, Dtype, Gpu, Schedule, Target, candidates};
+use selscan_codegen::backend::cuda::{Kernels, emit};
+use selscan_codegen::{Algorithm, Dtype, Fingerprint, Gpu, Schedule, Target, candidates, lower};
 use selscan_models::{CATALOGUE, model};
 use selscan_runtime::{Error, nvrtc};
 
@@ -310,6 +311,43 @@ fn every_kind_of_schedule_compiles() {
     });
     let errors: Vec<String> = built.into_iter().flatten().collect();
     assert_none(&errors);
+}
+
+/// What is compiled is found again by the fingerprint of its plan: a plan that is made anew has the same, another plan does
+/// not, and what launches need survives being written.
+#[test]
+fn plans_are_told_apart_by_their_fingerprints() {
+    let target = Target::h200();
+    let mut seen = HashSet::new();
+    for (model, dtype) in CATALOGUE.iter().flat_map(|m| OWN.map(|dtype| (m, dtype))) {
+        let new = || Case::new(model, dtype, false);
+        let longer = new().extents.get(new().scans[0].recurrence.time) + 8;
+        let time = new().scans[0]
+            .recurrence
+            .axis_name(new().scans[0].recurrence.time)
+            .to_owned();
+        let cases = [
+            (new(), new()),
+            (
+                new().with_extent(&time, longer),
+                new().with_extent(&time, longer),
+            ),
+            (Case::new(model, dtype, true), Case::new(model, dtype, true)),
+        ];
+        for (case, again) in cases {
+            let plans = case.default_plans(&target);
+            for (plan, again) in plans.iter().zip(again.default_plans(&target)) {
+                let id = Fingerprint::of(plan);
+                assert_eq!(id, Fingerprint::of(&again), "{}", case.name());
+                assert!(seen.insert(id), "{}: {plan}", case.name());
+            }
+        }
+        for plan in new().default_plans(&target) {
+            let kernels = emit(&lower(&plan)).unwrap().kernels;
+            let text = serde_json::to_string(&kernels).unwrap();
+            assert_eq!(serde_json::from_str::<Kernels>(&text).unwrap(), kernels);
+        }
+    }
 }
 
 /// A T4, an A100 and an RTX 5090: other instructions, less shared memory, fewer threads.

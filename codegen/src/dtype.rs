@@ -3,7 +3,9 @@
 use std::fmt;
 
 /// How an element lies in memory.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
+)]
 pub enum Dtype {
     /// IEEE single precision.
     F32,

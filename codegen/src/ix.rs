@@ -4,11 +4,12 @@
 //! keeps them on the right, and what can be asked of it: its value, its step, a number that divides it.
 
 use selscan_dsl::AxisId;
+use serde::{Deserialize, Serialize};
 
 use crate::loop_ir::Var;
 
 /// An integer expression, 64 bits.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Ix {
     /// An integer.
     Const(i64),

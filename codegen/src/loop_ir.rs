@@ -25,12 +25,13 @@ mod print;
 use std::hash::{Hash, Hasher};
 
 use selscan_dsl::{InputId, Op, StateId};
+use serde::{Deserialize, Serialize};
 
 use crate::dtype::{Dtype, Ty};
 pub use crate::ix::Ix;
 
 /// A loop variable: an index into [`Proc::vars`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Var(pub u32);
 
 /// A register: an index into [`Proc::regs`].
@@ -198,7 +199,7 @@ pub enum Stmt {
 }
 
 /// What a buffer is to the launch.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Role {
     /// An input, read only.
     Input(InputId),
@@ -227,7 +228,7 @@ impl Role {
 }
 
 /// A buffer of a proc.
-#[derive(Clone, PartialEq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct BufferDecl {
     /// Its name.
     pub name: String,

@@ -29,7 +29,7 @@ pub(crate) use threads::{check_share, is_full};
 pub struct Refusal(pub String);
 
 /// One loop nest of a plan: a recurrence, how its loops run, and what its tensors are to the launch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Pass {
     /// Its name, the proc's name.
     pub name: String,
@@ -69,7 +69,7 @@ pub struct Pass {
 }
 
 /// A recurrence that is run again from saved states, inside a pass that reads its states.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Replay {
     /// Its states start from what was saved; its outputs are the states after each step, by the states' names.
     pub pass: Pass,
@@ -78,7 +78,7 @@ pub struct Replay {
 }
 
 /// Outputs that are sums over the lane axis, left in parts: they have parts in place of that axis.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Sums {
     /// By output, if it is one: its axes in the order in which they lie in memory, inner ones last.
     pub outputs: Vec<Option<Vec<AxisId>>>,
@@ -93,7 +93,7 @@ pub struct Sums {
 }
 
 /// A plan.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Plan {
     /// Its passes in order.
     pub passes: Vec<Pass>,

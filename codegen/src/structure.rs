@@ -19,7 +19,7 @@ pub enum Level {
 }
 
 /// The loop structure of a recurrence.
-#[derive(Clone, Debug)]
+#[derive(Clone, Hash, Debug)]
 pub struct Structure {
     /// Axes whose points never meet: in every state and output, never reduced, shifted or aliased.
     pub parallel: Vec<AxisId>,

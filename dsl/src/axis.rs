@@ -7,13 +7,14 @@ use std::fmt;
 
 /// An axis of one recurrence: an index into [`crate::Recurrence::axes`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct AxisId(pub u8);
 
 /// The most axes that one recurrence may name.
 pub const MAX_AXES: usize = 32;
 
 /// A named axis.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AxisDecl {
     /// Its name as written, for example `N`.
     pub name: String,

@@ -4,7 +4,9 @@
 //! All data movement (renamed axes, groups) sits in the reads of inputs and states; what is left is
 //! arithmetic that broadcasts by axis name.
 
-use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::FxHashMap;
 
 use crate::axis::{AxisId, AxisSet};
 use crate::op::Op;
@@ -15,10 +17,12 @@ pub struct NodeId(pub u32);
 
 /// An input of a recurrence: an index into its inputs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct InputId(pub u32);
 
 /// A state of a recurrence: an index into its states.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct StateId(pub u32);
 
 /// The type of a value.
@@ -213,12 +217,18 @@ pub struct Graph {
     time: AxisId,
     nodes: Vec<Node>,
     info: Vec<Info>,
-    memo: HashMap<Node, NodeId>,
+    memo: FxHashMap<Node, NodeId>,
 }
 
 impl PartialEq for Graph {
     fn eq(&self, other: &Self) -> bool {
         self.time == other.time && self.nodes == other.nodes
+    }
+}
+
+impl Hash for Graph {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.time, &self.nodes).hash(state);
     }
 }
 
@@ -230,7 +240,7 @@ impl Graph {
             time,
             nodes: Vec::new(),
             info: Vec::new(),
-            memo: HashMap::new(),
+            memo: FxHashMap::default(),
         }
     }
 

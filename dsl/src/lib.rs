@@ -52,3 +52,6 @@ pub use shape::{ShapeError, bind_extents};
 pub use simplify::simplify;
 pub use summary::{Chunks, Decay};
 pub use vjp::{Adjoint, VjpError};
+
+/// The version of this crate.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

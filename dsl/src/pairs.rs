@@ -12,7 +12,7 @@ use crate::simplify::simplify;
 use crate::summary::{is_reset, scale};
 
 /// A value: its real part, and the imaginary one where it is complex.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Parts {
     /// The value, or its real part.
     pub re: NodeId,
@@ -21,7 +21,7 @@ pub struct Parts {
 }
 
 /// (a, b) of one state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Pair {
     /// What the state is multiplied by.
     pub a: Parts,

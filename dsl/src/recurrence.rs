@@ -5,6 +5,8 @@
 //! The properties that every kernel has without saying so (optional inputs, sequence boundaries, complex
 //! numbers as pairs, two directions) are functions from recurrence to recurrence in [`crate::transform`].
 
+use std::hash::{Hash, Hasher};
+
 use crate::axis::{AxisDecl, AxisId, AxisSet, Extents};
 use crate::expr::{AxisIndex, Graph, InputId, Node, NodeId, Part, StateId, When};
 
@@ -18,7 +20,7 @@ pub enum InputKind {
 }
 
 /// A declared input.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct InputDecl {
     /// Its name.
     pub name: String,
@@ -53,8 +55,17 @@ pub struct StateDecl {
     pub update_im: Option<NodeId>,
 }
 
+/// As `==`, but that it tells -0 from 0.
+impl Hash for StateDecl {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.name, &self.axes, self.complex, self.reverse).hash(state);
+        (self.hidden, self.init.to_bits()).hash(state);
+        (self.update, self.update_im).hash(state);
+    }
+}
+
 /// A declared output.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct OutputDecl {
     /// Its name: `out`, or `out0`, `out1`, … where there are several.
     pub name: String,
@@ -69,7 +80,7 @@ pub struct OutputDecl {
 }
 
 /// A recurrence.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Hash, Debug)]
 pub struct Recurrence {
     /// The kernel's name.
     pub name: String,

@@ -1,13 +1,15 @@
 //! Compiled code in memory: one copy of equal programs, compiled once however many threads ask for it.
 //!
-//! In: a program (its text decides the code, together with the device that owns the cache). Out: its code. The
-//! cache does not keep code alive: it is freed with the last kernel that uses it.
+//! In: a plan's fingerprint, or the program that was lowered from it (its text decides the code, together with the device
+//! that owns the cache; different plans may have one program). Out: its code. The cache does not keep code alive: it is
+//! freed with the last kernel that uses it.
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustc_hash::FxHasher;
+use selscan_codegen::Fingerprint;
 use selscan_codegen::loop_ir::Program;
 
 use crate::error::Error;
@@ -15,6 +17,7 @@ use crate::error::Error;
 /// The programs of one device, whose code is a `C`.
 pub(crate) struct CodeCache<C> {
     slots: Mutex<HashMap<u64, Vec<Arc<Slot<C>>>>>,
+    plans: Mutex<HashMap<Fingerprint, Weak<C>>>,
 }
 
 /// A program and its code, once there is some.
@@ -27,6 +30,7 @@ impl<C> Default for CodeCache<C> {
     fn default() -> Self {
         CodeCache {
             slots: Mutex::default(),
+            plans: Mutex::default(),
         }
     }
 }
@@ -37,6 +41,18 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<C> CodeCache<C> {
+    /// The code of a plan that was made or found before, without its program.
+    pub(crate) fn of_plan(&self, plan: &Fingerprint) -> Option<Arc<C>> {
+        lock(&self.plans).get(plan).and_then(Weak::upgrade)
+    }
+
+    /// Remembers the code of a plan for as long as somebody uses it.
+    pub(crate) fn keep(&self, plan: Fingerprint, code: &Arc<C>) {
+        let mut plans = lock(&self.plans);
+        plans.retain(|_, code| code.strong_count() > 0);
+        plans.insert(plan, Arc::downgrade(code));
+    }
+
     /// The code of `program`: that of an equal one, or what `compile` makes. Others who ask for the same program
     /// meanwhile wait for it; if it fails, the next one tries again.
     pub(crate) fn get_or_compile(

@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use selscan_codegen::{Backward, Dtype, Plan, Schedule, Target, Ty, lower};
+use selscan_codegen::{Backward, Dtype, Plan, Schedule, Target, Ty};
 use selscan_dsl::{Extents, InputId, Recurrence, StateId};
 
 use crate::args::Args;
@@ -360,7 +360,7 @@ impl Kernel {
         }
         let how = (save, compute, self.device().target());
         let plan = self.plan_adjoint(backward, adjoint, &spec, extents, how)?;
-        let code = self.device().code(lower(&plan))?;
+        let code = self.device().code(&plan)?;
         let mut all = lock(known);
         if all.len() >= MOST_SHAPES {
             all.clear();

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use selscan_codegen::{Plan, Refusal, Schedule, default_plan, lower};
+use selscan_codegen::{Plan, Refusal, Schedule, default_plan};
 use selscan_dsl::scan::{Scan, prepare};
 use selscan_dsl::{AxisId, Extents, Recurrence};
 
@@ -312,7 +312,7 @@ impl Kernel {
         let stage = |plan: Plan| {
             Ok(CompiledStage {
                 schedule: plan.schedule,
-                program: self.device().code(lower(&plan))?,
+                program: self.device().code(&plan)?,
             })
         };
         let plans = self.plan(spec, extents)?;

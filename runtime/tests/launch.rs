@@ -285,7 +285,7 @@ fn every_stage_can_be_shown() {
     let compiled = kernel.compile(&spec, &extents).unwrap();
     assert_eq!(compiled.stages().len(), 2);
     for stage in compiled.stages() {
-        let program = stage.program.program();
+        let program = stage.program.cpu().unwrap().program();
         assert!(program.to_string().contains("in core"));
         assert!(cpu.clif(program).unwrap().contains("f32x4"));
         assert!(cpu.asm(program).unwrap().contains("ret"));

@@ -158,7 +158,7 @@ pub fn build(plan: &Plan, target: &Target) -> Result<Built, String> {
         Err(why) => return Err(fail(why.to_string())),
     };
     let kernel = |entry| built_kernel(&source, entry, &compiled);
-    let kernels = (0..source.entries.len()).map(kernel);
+    let kernels = (0..source.kernels.entries.len()).map(kernel);
     let kernels = kernels.collect::<Result<Vec<_>, _>>().map_err(fail)?;
     if let Some(k) = kernels.iter().find(|k| k.shared > gpu.shared_per_block) {
         return Err(fail(format!(
@@ -177,7 +177,7 @@ fn built_kernel(
     entry: usize,
     compiled: &nvrtc::Compiled,
 ) -> Result<BuiltKernel, String> {
-    let entry = &source.entries[entry];
+    let entry = &source.kernels.entries[entry];
     let resources = compiled.functions.iter().find(|f| f.name == entry.name);
     let resources = resources
         .filter(|r| r.registers > 0)

@@ -16,13 +16,14 @@ mod row;
 mod stmt;
 
 use selscan_dsl::{AxisId, Op};
+use serde::{Deserialize, Serialize};
 
 use super::EmitError;
 use crate::contract::contract;
 use crate::dtype::Dtype;
 use crate::lanes::width;
 use crate::legalize::{Supports, legalize};
-use crate::loop_ir::{Ix, LoopOp, Proc, Program, Role, Seats, Stmt};
+use crate::loop_ir::{BufferDecl, Ix, LoopOp, Proc, Program, Role, Seats, Stmt};
 use crate::regs::each;
 use crate::verify::verify;
 use stmt::{Emitter, index_type};
@@ -32,21 +33,35 @@ use stmt::{Emitter, index_type};
 pub struct Source {
     /// The translation unit: needs no header.
     pub text: String,
-    /// What a launch of each proc needs, in the order of the procs.
+    /// Its kernels.
+    pub kernels: Kernels,
+}
+
+/// The kernels of a program: all that a launch needs to know beside their code.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Kernels {
+    /// The kernel of each proc, in order.
     pub entries: Vec<Entry>,
+    /// Memory that they share, by number: storage type and length.
+    pub workspaces: Vec<(Dtype, Ix)>,
 }
 
 /// One proc's kernel.
 ///
-/// Its parameters are one pointer per buffer that is not scratch, in the order of the proc's buffers, then one
-/// `long long` per axis of `extents`.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+/// Its parameters are one pointer per buffer, then one `long long` per axis of `extents`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name: `extern "C"`, unique in the text.
     pub name: String,
+    /// The proc's name.
+    pub proc: String,
+    /// The proc's buffers, but for those that are the kernel's own.
+    pub buffers: Vec<BufferDecl>,
+    /// All work items of a launch.
+    pub all: Ix,
     /// Threads of a block.
     pub threads: u32,
-    /// Work items of a block: ⌈items / this⌉ blocks run them all.
+    /// Work items of a block: ⌈all / this⌉ blocks run them all.
     pub items: u32,
     /// Dynamic shared memory of a block, bytes.
     pub shared: u32,
@@ -96,7 +111,11 @@ pub fn emit(program: &Program) -> Result<Source, EmitError> {
         text.push_str(&body);
         entries.push(entry);
     }
-    Ok(Source { text, entries })
+    let kernels = Kernels {
+        entries,
+        workspaces: program.workspaces.clone(),
+    };
+    Ok(Source { text, kernels })
 }
 
 /// Bytes of shared memory for a barrier at which a block's threads arrive before they wait.
@@ -198,8 +217,12 @@ fn kernel(proc: &Proc, name: String) -> Result<(String, Entry), EmitError> {
     emitter.stmts(&proc.body, 1).map_err(unsupported)?;
     text.push_str(&emitter.text);
     text.push_str("}\n");
+    let bound = proc.buffers.iter().filter(|b| b.role.is_bound());
     let entry = Entry {
         name,
+        proc: proc.name.clone(),
+        buffers: bound.cloned().collect(),
+        all: proc.items.clone(),
         threads: proc.threads,
         items: proc.threads / lanes,
         shared,

@@ -7,15 +7,16 @@
 //! driver   the driver's calls as Results      library  NVRTC, found at run time
 //! memory   owned memory, copies, fills        nvrtc    CUDA C to a CUBIN
 //! tensor   tensors on the GPU                 code     CUBINs on disk
-//! pool     memory of launches                 program  a program as kernels, launched
-//! staging  launches over the host's tensors   event    time
-//! graph    launches recorded
+//! pool     memory of launches                 index    which of them a plan was compiled to
+//! staging  launches over the host's tensors   program  a program as kernels, launched
+//! graph    launches recorded                  event    time
 //! ```
 
 mod code;
 mod driver;
 pub(super) mod event;
 pub(super) mod graph;
+mod index;
 mod library;
 mod memory;
 pub mod nvrtc;

@@ -15,8 +15,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use selscan_codegen::Target;
-use selscan_codegen::loop_ir::Program;
+use selscan_codegen::{Fingerprint, Plan, Target, lower};
 
 use crate::error::Error;
 use crate::store::Store;
@@ -169,16 +168,31 @@ impl Device {
         }
     }
 
-    /// The code of a program: that of an equal one, or compiled now.
-    pub(crate) fn code(&self, program: Program) -> Result<Arc<Code>, Error> {
-        match self {
-            Device::Cpu(cpu) => cpu.code().get_or_compile(program, |p| {
-                Ok(Code::Cpu(Box::new(cpu.compile(p.clone())?)))
-            }),
-            Device::Cuda(cuda) => cuda
-                .code()
-                .get_or_compile(program, |p| cuda.compile(p.clone()).map(Code::Cuda)),
+    /// The code of a plan: that of an equal one, what an earlier process made of it, or compiled now.
+    pub(crate) fn code(&self, plan: &Plan) -> Result<Arc<Code>, Error> {
+        let id = Fingerprint::of(plan);
+        let cache = match self {
+            Device::Cpu(cpu) => cpu.code(),
+            Device::Cuda(cuda) => cuda.code(),
+        };
+        if let Some(code) = cache.of_plan(&id) {
+            return Ok(code);
         }
+        let recalled = match self {
+            Device::Cpu(_) => None,
+            Device::Cuda(cuda) => cuda.recall(&id),
+        };
+        let code = match recalled {
+            Some(code) => Arc::new(Code::Cuda(code)),
+            None => cache.get_or_compile(lower(plan), |program| {
+                Ok(match self {
+                    Device::Cpu(cpu) => Code::Cpu(Box::new(cpu.compile(program.clone())?)),
+                    Device::Cuda(cuda) => Code::Cuda(cuda.compile_plan(&id, program)?),
+                })
+            })?,
+        };
+        cache.keep(id, &code);
+        Ok(code)
     }
 }
 
@@ -189,20 +203,20 @@ impl fmt::Display for Device {
 }
 
 impl Code {
-    /// The program as it was lowered.
-    #[must_use]
-    pub fn program(&self) -> &Program {
-        match self {
-            Code::Cpu(code) => code.program(),
-            Code::Cuda(code) => code.program(),
-        }
-    }
     /// How long emission and compilation (or reading what was compiled before) took.
     #[must_use]
     pub fn jit_time(&self) -> Duration {
         match self {
             Code::Cpu(code) => code.jit_time(),
             Code::Cuda(code) => code.compile_time(),
+        }
+    }
+    /// It, if it is the CPU's.
+    #[must_use]
+    pub fn cpu(&self) -> Option<&CpuProgram> {
+        match self {
+            Code::Cpu(code) => Some(code),
+            Code::Cuda(_) => None,
         }
     }
     /// It, if it is a GPU's.

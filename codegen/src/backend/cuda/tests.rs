@@ -50,7 +50,7 @@ fn names_are_in_letters_of_c() {
 #[test]
 fn threads_that_share_an_item_are_neighbours() {
     let source = text(mapped(4, LoopOp::ShuffleUp(1), true));
-    let entry = &source.entries[0];
+    let entry = &source.kernels.entries[0];
     assert_eq!((entry.threads, entry.items, entry.shared), (128, 32, 0));
     assert_eq!(entry.extents.len(), 3);
     // No loop or condition tells items apart: a thread without an item goes along and stores nothing.
@@ -155,7 +155,7 @@ fn shared_memory_is_laid_out_and_counted() {
     p.body = vec![for_(item, LoopKind::Core, 0, sample::extent(0), body)];
     let source = text(p);
     // 18 bytes, up to the next 16, and 16.
-    assert_eq!(source.entries[0].shared, 48);
+    assert_eq!(source.kernels.entries[0].shared, 48);
     assert!(source.text.contains("float* b3 = (float*)(shared + 32);"));
     // Blocks are full: no thread leaves before a barrier.
     assert!(!source.text.contains("return;\n    const"));
@@ -177,7 +177,7 @@ fn threads_that_arrive_before_they_wait_have_a_barrier_of_their_own() {
     p.body = vec![for_(item, LoopKind::Core, 0, sample::extent(0), body)];
     let source = text(p);
     // 20 bytes, up to the next 16, and the barrier's.
-    assert_eq!(source.entries[0].shared, 32 + BARRIER_BYTES);
+    assert_eq!(source.kernels.entries[0].shared, 32 + BARRIER_BYTES);
     let (_, kernel) = source.text.split_once("extern \"C\"").unwrap();
     for line in [
         "shared + 32);",

@@ -36,27 +36,33 @@ pub(super) struct Cubin {
     pub functions: Vec<Resources>,
     /// Whether it was read from disk.
     pub read: bool,
-    /// The version of NVRTC that made it.
-    pub nvrtc: (u32, u32),
+    /// Which code it is.
+    pub id: Id,
+}
+
+/// What tells code from other code: the name of its file, and what the file's header must say.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Id {
+    file: String,
+    key: Key,
+}
+
+/// All that determines the code, the text as its length and a hash that is not that of the file's name.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Key {
+    text: (u64, [u64; 2]),
+    options: Vec<String>,
+    nvrtc: (u32, u32),
 }
 
 /// The first line of a file; the CUBIN is the rest.
 #[derive(PartialEq, Serialize, Deserialize)]
 struct Header {
     version: u32,
-    /// What the code was made from, with hashes that are not those of the file's name.
     key: Key,
     /// Bytes and hash of the code.
     cubin: (u64, [u64; 2]),
     functions: Vec<Resources>,
-}
-
-/// All that determines the code, the text as its length and hash.
-#[derive(PartialEq, Serialize, Deserialize)]
-struct Key {
-    text: (u64, [u64; 2]),
-    options: Vec<String>,
-    nvrtc: (u32, u32),
 }
 
 /// 128 bits of a text, of the family `salt`.
@@ -69,11 +75,46 @@ fn hash(bytes: &[u8], salt: u8) -> [u64; 2] {
     })
 }
 
-/// The code of a text for a compute capability, from the folder of a store or from NVRTC.
+impl Id {
+    /// That of the code which a version of NVRTC makes of a text for a compute capability.
+    fn of(text: &str, capability: u32, nvrtc: (u32, u32)) -> Id {
+        let options = nvrtc::options(capability);
+        let (major, minor) = nvrtc;
+        let all = format!("{VERSION}\n{major}.{minor}\n{}\n{text}", options.join("\n"));
+        let [a, b] = hash(all.as_bytes(), 0);
+        Id {
+            file: format!("{a:016x}{b:016x}.cubin"),
+            key: Key {
+                text: (text.len() as u64, hash(text.as_bytes(), 1)),
+                options: options.to_vec(),
+                nvrtc,
+            },
+        }
+    }
+    /// The version of NVRTC that makes it.
+    pub fn nvrtc(&self) -> (u32, u32) {
+        self.key.nvrtc
+    }
+    /// Whether it is code for a compute capability by a version of NVRTC.
+    pub fn is_for(&self, capability: u32, nvrtc: (u32, u32)) -> bool {
+        self.key.options == nvrtc::options(capability) && self.key.nvrtc == nvrtc
+    }
+}
+
+/// The folder of compiled code in that of a store.
+pub(super) fn folder(store: Option<&Path>) -> Option<PathBuf> {
+    store.map(|folder| folder.join(FOLDER))
+}
+
+/// The version of NVRTC whose code is looked for: the one that is loaded, else the one that was last used.
+pub(super) fn version(folder: Option<&Path>) -> Option<(u32, u32)> {
+    library::loaded_version().or_else(|| last_version(folder?))
+}
+
+/// The code of a text for a compute capability, from a folder or from NVRTC.
 pub(super) fn obtain(folder: Option<&Path>, text: &str, capability: u32) -> Result<Cubin, Error> {
-    let folder = folder.map(|f| f.join(FOLDER));
-    let read = |version: (u32, u32)| read(folder.as_deref()?, text, capability, version);
-    let known = library::loaded_version().or_else(|| last_version(folder.as_deref()?));
+    let read = |version| read(folder?, &Id::of(text, capability, version));
+    let known = version(folder);
     if let Some(found) = known.and_then(read) {
         return Ok(found);
     }
@@ -84,24 +125,20 @@ pub(super) fn obtain(folder: Option<&Path>, text: &str, capability: u32) -> Resu
     {
         return Ok(found);
     }
-    make(folder.as_deref(), text, capability)
+    make(folder, text, capability)
 }
 
 /// The code of a text from NVRTC, whatever is on disk; what is there is replaced.
-pub(super) fn remake(folder: Option<&Path>, text: &str, capability: u32) -> Result<Cubin, Error> {
-    make(folder.map(|f| f.join(FOLDER)).as_deref(), text, capability)
-}
-
-fn make(folder: Option<&Path>, text: &str, capability: u32) -> Result<Cubin, Error> {
+pub(super) fn make(folder: Option<&Path>, text: &str, capability: u32) -> Result<Cubin, Error> {
     let made = nvrtc::compile(text, capability)?;
     let cubin = Cubin {
         cubin: made.cubin,
         functions: made.functions,
         read: false,
-        nvrtc: made.version,
+        id: Id::of(text, capability, made.version),
     };
     if let Some(folder) = folder
-        && let Err(why) = write(folder, text, capability, &cubin)
+        && let Err(why) = write(folder, &cubin)
     {
         tracing::warn!(
             "{}: {why}; the kernel is used, but will be compiled again by the next process",
@@ -111,35 +148,11 @@ fn make(folder: Option<&Path>, text: &str, capability: u32) -> Result<Cubin, Err
     Ok(cubin)
 }
 
-/// Where the code of a text lies.
-fn path(folder: &Path, text: &str, capability: u32, (major, minor): (u32, u32)) -> PathBuf {
-    let all = format!(
-        "{VERSION}\n{major}.{minor}\n{}\n{text}",
-        nvrtc::options(capability).join("\n")
-    );
-    let [a, b] = hash(all.as_bytes(), 0);
-    folder.join(format!("{a:016x}{b:016x}.cubin"))
-}
-
-fn key(text: &str, capability: u32, nvrtc: (u32, u32)) -> Key {
-    Key {
-        text: (text.len() as u64, hash(text.as_bytes(), 1)),
-        options: nvrtc::options(capability).to_vec(),
-        nvrtc,
-    }
-}
-
-fn read(folder: &Path, text: &str, capability: u32, nvrtc: (u32, u32)) -> Option<Cubin> {
-    let path = path(folder, text, capability, nvrtc);
-    let ignored = |why: &str| {
-        tracing::warn!("{}: {why}; the kernel is compiled again", path.display());
-        None
-    };
-    let mut bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => return None,
-        Err(e) => return ignored(&e.to_string()),
-    };
+/// The code of that name, if it is there and whole.
+pub(super) fn read(folder: &Path, id: &Id) -> Option<Cubin> {
+    let path = folder.join(&id.file);
+    let mut bytes = contents(&path)?;
+    let ignored = |why: &str| ignored(&path, why);
     let Some(end) = bytes.iter().position(|&b| b == b'\n') else {
         return ignored("it is damaged");
     };
@@ -147,7 +160,7 @@ fn read(folder: &Path, text: &str, capability: u32, nvrtc: (u32, u32)) -> Option
         return ignored("it is damaged");
     };
     let cubin = bytes.split_off(end + 1);
-    if header.version != VERSION || header.key != key(text, capability, nvrtc) {
+    if header.version != VERSION || header.key != id.key {
         return ignored("it belongs to another kernel");
     }
     if header.cubin != (cubin.len() as u64, hash(&cubin, 2)) {
@@ -157,38 +170,50 @@ fn read(folder: &Path, text: &str, capability: u32, nvrtc: (u32, u32)) -> Option
         cubin,
         functions: header.functions,
         read: true,
-        nvrtc,
+        id: id.clone(),
     })
 }
 
-fn write(folder: &Path, text: &str, capability: u32, made: &Cubin) -> std::io::Result<()> {
+/// What is in a file, if it is there and can be read.
+pub(super) fn contents(path: &Path) -> Option<Vec<u8>> {
+    match fs::read(path) {
+        Ok(bytes) => Some(bytes),
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        Err(e) => ignored(path, &e.to_string()),
+    }
+}
+
+/// Says that a file is as if it were not there.
+pub(super) fn ignored<T>(path: &Path, why: &str) -> Option<T> {
+    tracing::warn!("{}: {why}; the kernel is compiled again", path.display());
+    None
+}
+
+fn write(folder: &Path, made: &Cubin) -> std::io::Result<()> {
     fs::create_dir_all(folder)?;
     let header = Header {
         version: VERSION,
-        key: key(text, capability, made.nvrtc),
+        key: made.id.key.clone(),
         cubin: (made.cubin.len() as u64, hash(&made.cubin, 2)),
         functions: made.functions.clone(),
     };
     let mut contents = serde_json::to_vec(&header)?;
     contents.push(b'\n');
     contents.extend(&made.cubin);
-    place(
-        folder,
-        &path(folder, text, capability, made.nvrtc),
-        &contents,
-    )?;
-    let version = format!("{}.{}", made.nvrtc.0, made.nvrtc.1);
+    place(folder, &made.id.file, &contents)?;
+    let (major, minor) = made.id.nvrtc();
+    let version = format!("{major}.{minor}");
     if fs::read_to_string(folder.join(LAST)).ok().as_deref() != Some(version.as_str()) {
-        place(folder, &folder.join(LAST), version.as_bytes())?;
+        place(folder, LAST, version.as_bytes())?;
     }
     Ok(())
 }
 
 /// Writes a file, whole or not at all.
-fn place(folder: &Path, path: &Path, contents: &[u8]) -> std::io::Result<()> {
+pub(super) fn place(folder: &Path, name: &str, contents: &[u8]) -> std::io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(contents)?;
-    file.persist(path).map_err(|e| e.error)?;
+    file.persist(folder.join(name)).map_err(|e| e.error)?;
     Ok(())
 }
 
@@ -223,33 +248,37 @@ mod tests {
                 ..Resources::default()
             }],
             read: false,
-            nvrtc: (13, 0),
+            id: id(TEXT, 90),
         }
+    }
+
+    fn id(text: &str, capability: u32) -> Id {
+        Id::of(text, capability, (13, 0))
     }
 
     #[test]
     fn what_is_written_is_read_by_its_key_alone() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("made when needed");
-        assert!(read(&folder, TEXT, 90, (13, 0)).is_none());
+        assert!(read(&folder, &id(TEXT, 90)).is_none());
         assert_eq!(last_version(&folder), None);
-        write(&folder, TEXT, 90, &cubin(b"\x7fELF\ncode")).unwrap();
-        let found = read(&folder, TEXT, 90, (13, 0)).unwrap();
+        write(&folder, &cubin(b"\x7fELF\ncode")).unwrap();
+        let found = read(&folder, &id(TEXT, 90)).unwrap();
         assert_eq!(found.cubin, b"\x7fELF\ncode");
         assert_eq!(found.functions, cubin(b"").functions);
         assert!(found.read);
         assert_eq!(last_version(&folder), Some((13, 0)));
-        assert!(read(&folder, TEXT, 80, (13, 0)).is_none());
-        assert!(read(&folder, TEXT, 90, (13, 1)).is_none());
-        assert!(read(&folder, &TEXT.replace("1.0f", "2.0f"), 90, (13, 0)).is_none());
+        assert!(read(&folder, &id(TEXT, 80)).is_none());
+        assert!(read(&folder, &Id::of(TEXT, 90, (13, 1))).is_none());
+        assert!(read(&folder, &id(&TEXT.replace("1.0f", "2.0f"), 90)).is_none());
     }
 
     #[test]
     fn a_file_that_is_damaged_is_not_used_and_can_be_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        write(folder, TEXT, 90, &cubin(b"the code")).unwrap();
-        let path = path(folder, TEXT, 90, (13, 0));
+        write(folder, &cubin(b"the code")).unwrap();
+        let path = folder.join(&id(TEXT, 90).file);
         let good = fs::read(&path).unwrap();
         let changed = |from: &str, to: &str| {
             let text = String::from_utf8(good.clone()).unwrap();
@@ -269,17 +298,17 @@ mod tests {
         for contents in bad {
             fs::write(&path, &contents).unwrap();
             assert!(
-                read(folder, TEXT, 90, (13, 0)).is_none(),
+                read(folder, &id(TEXT, 90)).is_none(),
                 "{}",
                 contents.escape_ascii()
             );
-            write(folder, TEXT, 90, &cubin(b"the code")).unwrap();
+            write(folder, &cubin(b"the code")).unwrap();
             assert_eq!(fs::read(&path).unwrap(), good);
         }
         // A folder in the place of the file.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(read(folder, TEXT, 90, (13, 0)).is_none());
+        assert!(read(folder, &id(TEXT, 90)).is_none());
         // No temporary file is left.
         assert_eq!(fs::read_dir(folder).unwrap().count(), 2);
     }
@@ -297,7 +326,7 @@ mod tests {
         assert!(second.read);
         assert_eq!(first.cubin, second.cubin);
         assert_eq!(first.functions, second.functions);
-        assert!(!remake(Some(folder.path()), &text, 75).unwrap().read);
+        assert!(!make(Some(folder.path()), &text, 75).unwrap().read);
         assert!(!obtain(None, &text, 75).unwrap().read);
     }
 }

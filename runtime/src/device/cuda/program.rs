@@ -1,7 +1,7 @@
 //! A program as machine code for a GPU.
 //!
-//! In: a [`Program`] of loops (emitted as CUDA C, compiled by NVRTC or read from disk, loaded). Out: [`CudaProgram`],
-//! whose launch queues the procs one after another, each over all of its work items. The code is unloaded when the
+//! In: a [`Program`] of loops (emitted as CUDA C, compiled by NVRTC or read from disk, loaded), or the name of a plan whose
+//! program was compiled before. Out: [`CudaProgram`], whose launch queues the procs one after another, each over all of its work items. The code is unloaded when the
 //! program is dropped.
 
 use std::ffi::CString;
@@ -9,15 +9,16 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule};
-use selscan_codegen::backend::cuda::{Entry, Source, emit};
-use selscan_codegen::loop_ir::{Proc, Program, Role};
+use selscan_codegen::Fingerprint;
+use selscan_codegen::backend::cuda::{Entry, Kernels, Source, emit};
+use selscan_codegen::loop_ir::{Program, Role};
 use selscan_dsl::Extents;
 
-use super::code::{self, Cubin};
+use super::code::{self, Cubin, Id};
 use super::driver::{about, cu, failed_with};
 use super::nvrtc::Resources;
 use super::pool::Room;
-use super::{Cuda, Gpu, Queue, WARM};
+use super::{Cuda, Gpu, Queue, WARM, index};
 use crate::cache::lock;
 use crate::device::bindings::Bindings;
 use crate::device::cpu::contained;
@@ -32,14 +33,14 @@ const SHARED_UNASKED: u32 = 48 << 10;
 
 /// A program as machine code for one GPU.
 pub struct CudaProgram {
-    program: Arc<Program>,
-    source: Source,
+    kernels: Kernels,
     module: Arc<Module>,
     /// By proc.
     functions: Vec<Function>,
     resources: Vec<Resources>,
     compile_time: Duration,
     from_disk: bool,
+    code: Id,
 }
 
 /// Loaded code.
@@ -98,14 +99,52 @@ impl Cuda {
     ///
     /// # Errors
     /// [`Error::NoNvrtc`], [`Error::OldDriver`]; [`Error::Jit`], [`Error::Nvrtc`] on a bug of the compiler.
-    pub fn compile(&self, program: impl Into<Arc<Program>>) -> Result<CudaProgram, Error> {
-        let program = program.into();
+    pub fn compile(&self, program: &Program) -> Result<CudaProgram, Error> {
+        self.not_while_recording("a kernel had to be compiled", WARM)?;
         let panicked = |why| Error::Jit {
-            proc: name(&program).to_owned(),
+            proc: name(program).to_owned(),
             why: format!("it panicked: {why}"),
         };
-        self.not_while_recording("a kernel had to be compiled", WARM)?;
-        contained(panicked, || compile(&self.gpu, &program))
+        contained(panicked, || compile(&self.gpu, program))
+    }
+
+    /// The same for the program of a plan, by which [`Cuda::recall`] finds it from now on.
+    pub(in crate::device) fn compile_plan(
+        &self,
+        plan: &Fingerprint,
+        program: &Program,
+    ) -> Result<CudaProgram, Error> {
+        let made = self.compile(program)?;
+        if let Some(folder) = code::folder(self.gpu.store.folder()) {
+            index::note(
+                &folder,
+                plan,
+                self.gpu.capability,
+                &made.kernels,
+                &made.code,
+            );
+        }
+        Ok(made)
+    }
+
+    /// What an earlier process compiled a plan to, if it is found and the driver takes it.
+    pub(in crate::device) fn recall(&self, plan: &Fingerprint) -> Option<CudaProgram> {
+        let started = Instant::now();
+        let folder = code::folder(self.gpu.store.folder())?;
+        // Nothing can be loaded while a graph is recorded: the program is in memory, or `compile` says what to do.
+        self.not_while_recording("", WARM).ok()?;
+        let (kernels, cubin) = index::recall(&folder, plan, self.gpu.capability)?;
+        let read = started.elapsed();
+        let loaded = load(&self.gpu, &cubin)
+            .and_then(|module| CudaProgram::new(module, kernels, cubin, started))
+            .inspect_err(unloadable)
+            .ok()?;
+        tracing::debug!(
+            "{}: found in {read:?}, loaded in {:?}",
+            loaded.name(),
+            loaded.compile_time.saturating_sub(read)
+        );
+        Some(loaded)
     }
 
     /// The CUDA C of a program.
@@ -120,40 +159,36 @@ impl Cuda {
     }
 }
 
-fn compile(gpu: &Arc<Gpu>, program: &Arc<Program>) -> Result<CudaProgram, Error> {
+/// A file that is whole may still hold what this driver does not take.
+fn unloadable(why: &Error) {
+    tracing::warn!("code that was read from disk can't be loaded ({why}); it is compiled again");
+}
+
+fn compile(gpu: &Arc<Gpu>, program: &Program) -> Result<CudaProgram, Error> {
     let started = Instant::now();
-    let source = Cuda::source(program)?;
-    let bug = |why: String| Error::Jit {
-        proc: name(program).to_owned(),
-        why,
-    };
-    if source.entries.len() != program.procs.len() {
-        return Err(bug(format!(
-            "{} kernels for {} procs",
-            source.entries.len(),
-            program.procs.len()
-        )));
+    let Source { text, kernels } = Cuda::source(program)?;
+    if kernels.entries.len() != program.procs.len() {
+        return Err(Error::Jit {
+            proc: name(program).to_owned(),
+            why: format!(
+                "{} kernels for {} procs",
+                kernels.entries.len(),
+                program.procs.len()
+            ),
+        });
     }
     let emitted = started.elapsed();
-    let folder = gpu.store.folder();
-    let mut cubin = code::obtain(folder, &source.text, gpu.capability)?;
+    let folder = code::folder(gpu.store.folder());
+    let mut cubin = code::obtain(folder.as_deref(), &text, gpu.capability)?;
     let obtained = started.elapsed();
     let module = match load(gpu, &cubin) {
-        // A file that is whole may still hold what this driver does not take.
         Err(why) if cubin.read => {
-            tracing::warn!(
-                "code that was read from disk can't be loaded ({why}); it is compiled again"
-            );
-            cubin = code::remake(folder, &source.text, gpu.capability)?;
+            unloadable(&why);
+            cubin = code::make(folder.as_deref(), &text, gpu.capability)?;
             load(gpu, &cubin)?
         }
         loaded => loaded?,
     };
-    let functions = source
-        .entries
-        .iter()
-        .map(|entry| function(&module, entry).map_err(about(&entry.name)))
-        .collect::<Result<_, _>>()?;
     tracing::debug!(
         "{}: emitted in {emitted:?}, {} in {:?}, loaded in {:?}",
         name(program),
@@ -161,27 +196,7 @@ fn compile(gpu: &Arc<Gpu>, program: &Arc<Program>) -> Result<CudaProgram, Error>
         obtained.saturating_sub(emitted),
         started.elapsed().saturating_sub(obtained),
     );
-    // In the order of the procs.
-    let resources = |entry: &Entry| {
-        let found = cubin
-            .functions
-            .iter()
-            .find(|f| f.name == entry.name)
-            .cloned();
-        found.unwrap_or_else(|| Resources {
-            name: entry.name.clone(),
-            ..Resources::default()
-        })
-    };
-    Ok(CudaProgram {
-        program: program.clone(),
-        resources: source.entries.iter().map(resources).collect(),
-        source,
-        module: Arc::new(module),
-        functions,
-        compile_time: started.elapsed(),
-        from_disk: cubin.read,
-    })
+    CudaProgram::new(module, kernels, cubin, started)
 }
 
 /// Loads a CUBIN into the GPU's context.
@@ -197,15 +212,13 @@ fn load(gpu: &Arc<Gpu>, cubin: &Cubin) -> Result<Module, Error> {
             "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
             "CUDA_ERROR_INVALID_SOURCE",
         ];
+        let (major, minor) = cubin.id.nvrtc();
         // Code runs on every driver of the same major version or a later one.
-        if cubin.nvrtc.0 > gpu.driver.0 && failed_with(&error, &refused) {
+        if major > gpu.driver.0 && failed_with(&error, &refused) {
             return Error::OldDriver {
                 found: gpu.driver,
-                wanted: (cubin.nvrtc.0, 0),
-                why: format!(
-                    "the code of NVRTC {}.{} needs",
-                    cubin.nvrtc.0, cubin.nvrtc.1
-                ),
+                wanted: (major, 0),
+                why: format!("the code of NVRTC {major}.{minor} needs"),
             };
         }
         error
@@ -251,15 +264,45 @@ struct Launch<'p> {
 }
 
 impl CudaProgram {
-    /// The program as it was lowered.
-    #[must_use]
-    pub fn program(&self) -> &Program {
-        &self.program
+    /// The kernels of loaded code, which began to be made at `started`.
+    fn new(
+        module: Module,
+        kernels: Kernels,
+        cubin: Cubin,
+        started: Instant,
+    ) -> Result<CudaProgram, Error> {
+        let functions = kernels
+            .entries
+            .iter()
+            .map(|entry| function(&module, entry).map_err(about(&entry.name)))
+            .collect::<Result<_, _>>()?;
+        // In the order of the procs.
+        let resources = |entry: &Entry| {
+            let mut found = cubin.functions.iter().filter(|f| f.name == entry.name);
+            found.next().cloned().unwrap_or_else(|| Resources {
+                name: entry.name.clone(),
+                ..Resources::default()
+            })
+        };
+        Ok(CudaProgram {
+            resources: kernels.entries.iter().map(resources).collect(),
+            kernels,
+            module: Arc::new(module),
+            functions,
+            compile_time: started.elapsed(),
+            from_disk: cubin.read,
+            code: cubin.id,
+        })
     }
-    /// Its CUDA C, and what a launch of each kernel needs.
+
+    /// What it is called in messages.
+    fn name(&self) -> &str {
+        self.kernels.entries.first().map_or("", |e| e.proc.as_str())
+    }
+    /// What a launch of each kernel needs.
     #[must_use]
-    pub fn source(&self) -> &Source {
-        &self.source
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
     /// What each kernel takes of a multiprocessor.
     #[must_use]
@@ -300,7 +343,7 @@ impl CudaProgram {
         let cuda = room.cuda;
         if !Arc::ptr_eq(&self.module.gpu, &cuda.gpu) {
             return Err(Error::Placement {
-                kernel: name(&self.program).to_owned(),
+                kernel: self.name().to_owned(),
                 device: format!("cuda:{}", self.module.gpu.ordinal),
                 odd: format!(
                     "it is launched on another handle of cuda:{}",
@@ -311,8 +354,8 @@ impl CudaProgram {
         }
         let extents = signed(extents)?;
         let mark = room.mark();
-        let mut workspaces = Vec::with_capacity(self.program.workspaces.len());
-        for (dtype, len) in &self.program.workspaces {
+        let mut workspaces = Vec::with_capacity(self.kernels.workspaces.len());
+        for (dtype, len) in &self.kernels.workspaces {
             let too_large = || Error::TooLarge {
                 what: "a workspace".to_owned(),
             };
@@ -324,16 +367,9 @@ impl CudaProgram {
             ));
         }
         // Everything is checked before anything is queued.
-        let procs = self
-            .program
-            .procs
-            .iter()
-            .zip(&self.source.entries)
-            .zip(&self.functions);
-        let prepared = procs
-            .map(|((proc, entry), &function)| {
-                prepare(proc, entry, function, &bindings, &workspaces, &extents)
-            })
+        let entries = self.kernels.entries.iter().zip(&self.functions);
+        let prepared = entries
+            .map(|(entry, &function)| prepare(entry, function, &bindings, &workspaces, &extents))
             .collect::<Result<Vec<_>, _>>()?;
         self.module.use_on(&cuda.queue);
         cuda.record(|held| {
@@ -351,15 +387,14 @@ impl CudaProgram {
 }
 
 fn prepare<'p>(
-    proc: &Proc,
     entry: &'p Entry,
     function: Function,
     bindings: &Bindings<'_>,
     workspaces: &[(u64, selscan_codegen::Dtype, usize)],
     extents: &[i64],
 ) -> Result<Launch<'p>, Error> {
-    let mut parameters = Vec::with_capacity(proc.buffers.len() + entry.extents.len());
-    for buffer in proc.buffers.iter().filter(|b| b.role.is_bound()) {
+    let mut parameters = Vec::with_capacity(entry.buffers.len() + entry.extents.len());
+    for buffer in &entry.buffers {
         let len = size(&buffer.len, extents, &|| format!("`{}`", buffer.name))?;
         let found = match buffer.role {
             Role::Workspace(number) => workspaces
@@ -378,7 +413,7 @@ fn prepare<'p>(
                 .map(|b| b.ptr.addr() as u64),
         };
         parameters.push(found.ok_or_else(|| Error::Unbound {
-            proc: proc.name.clone(),
+            proc: entry.proc.clone(),
             name: buffer.name.clone(),
             wanted: format!("{len} {} on the GPU", buffer.dtype),
         })?);
@@ -387,7 +422,7 @@ fn prepare<'p>(
         let extent = extents.get(axis.0 as usize).copied().unwrap_or(0);
         parameters.push(extent.cast_unsigned());
     }
-    let items = size(&proc.items, extents, &|| {
+    let items = size(&entry.all, extents, &|| {
         "the count of work items".to_owned()
     })? as u64;
     let blocks = items.div_ceil(u64::from(entry.items.max(1)));
