@@ -1,4 +1,5 @@
-//! What a kernel costs before its first launch. In: models in their typical shapes. Out: the table `compile`: milliseconds
+//! What a kernel costs before its first launch. In: models in their typical shapes, selective scans also in the one where
+//! speed is compared. Out: the table `compile`: milliseconds
 //! with an empty cache folder, with what another process left there, and with what this one has.
 //!
 //! Each time is that of `Kernel::compile` on a kernel and a GPU handle that are new, so it begins with the recurrence:
@@ -16,25 +17,35 @@ use crate::Stop;
 use crate::bench::Bench;
 use crate::table;
 
-/// Models, and the optional inputs that they are given.
-const MODELS: [(&str, &[&str]); 8] = [
-    (
-        "selective_scan",
-        &["d", "z", "delta_bias", "delta_softplus"],
-    ),
-    (
-        "selective_scan_bdl",
-        &["b", "c", "d", "z", "delta_bias", "delta_softplus"],
-    ),
+/// A model, the optional inputs that it is given, and extents other than the typical ones.
+type Row = (
+    &'static str,
+    &'static [&'static str],
+    &'static [(&'static str, usize)],
+);
+
+/// The optional inputs of selective scans.
+const ALL: &[&str] = &["d", "z", "delta_bias", "delta_softplus"];
+const ALL_BDL: &[&str] = &["b", "c", "d", "z", "delta_bias", "delta_softplus"];
+/// The shape in which speed is compared.
+const MAIN: &[(&str, usize)] = &[("B", 8), ("L", 2048), ("D", 2048), ("N", 16)];
+
+/// What is measured.
+const ROWS: [Row; 10] = [
+    ("selective_scan", ALL, MAIN),
+    ("selective_scan_bdl", ALL_BDL, MAIN),
+    ("selective_scan", ALL, &[]),
+    ("selective_scan_bdl", ALL_BDL, &[]),
     (
         "selective_state_update",
         &["d", "z", "dt_bias", "dt_softplus"],
+        &[],
     ),
-    ("causal_conv1d", &["bias", "activation"]),
-    ("ssd", &[]),
-    ("gla", &[]),
-    ("gated_delta_rule", &[]),
-    ("s4d_zoh", &[]),
+    ("causal_conv1d", &["bias", "activation"], &[]),
+    ("ssd", &[], &[]),
+    ("gla", &[], &[]),
+    ("gated_delta_rule", &[], &[]),
+    ("s4d_zoh", &[], &[]),
 ];
 
 /// A model that takes longer is not measured again.
@@ -43,12 +54,16 @@ const ENOUGH: Duration = Duration::from_secs(2);
 /// Measures each model some times and prints the table.
 pub fn measure(bench: &mut Bench) -> Result<(), Stop> {
     let mut lines = Vec::new();
-    for (name, given) in MODELS {
-        let label = format!("compile {name}");
+    for row @ (name, _, extents) in ROWS {
+        let shape: String = extents
+            .iter()
+            .map(|(axis, n)| format!(" {axis}{n}"))
+            .collect();
+        let label = format!("compile {name}{shape}");
         if !bench.wants(&label)? {
             continue;
         }
-        match one(bench, name, given, &mut lines) {
+        match one(bench, row, &mut lines) {
             Ok(()) => bench.say(&label),
             Err(Stop::Failed(error @ Error::Refused(_))) => {
                 bench.skip(&label, &error.to_string())?
@@ -58,6 +73,7 @@ pub fn measure(bench: &mut Bench) -> Result<(), Stop> {
     }
     let header = [
         "model",
+        "shape",
         "cold",
         "of it code",
         "most",
@@ -67,7 +83,7 @@ pub fn measure(bench: &mut Bench) -> Result<(), Stop> {
         "same GPU",
         "again",
     ];
-    let right = [false, true, true, true, true, true, true, true, true];
+    let right = [false, false, true, true, true, true, true, true, true, true];
     if !lines.is_empty() {
         let text = table::table(&header, &lines, &right);
         println!(
@@ -88,13 +104,20 @@ struct Spent {
 /// Measures a model.
 fn one(
     bench: &mut Bench,
-    name: &str,
-    given: &[&str],
+    (name, given, extents): Row,
     lines: &mut Vec<Vec<String>>,
 ) -> Result<(), Stop> {
     let r = crate::recurrence(name)?;
     let model = selscan_models::model(name);
-    let extents = Model::extents(&r, model.map_or(&[], |m| m.typical));
+    let typical = model.map_or(&[][..], |m| m.typical);
+    let extents = Model::extents(&r, if extents.is_empty() { typical } else { extents });
+    let named = r
+        .axes
+        .iter()
+        .zip(&extents.0)
+        .filter(|(a, _)| a.alias_of.is_none());
+    let shape: Vec<String> = named.map(|(axis, n)| format!("{}{n}", axis.name)).collect();
+    let shape = shape.join(" ");
     let mut spec = Spec::new(&r, Dtype::Bf16);
     for input in given {
         spec = spec.with_input(&r, input, Dtype::Bf16)?;
@@ -134,7 +157,7 @@ fn one(
     let code = |spent: &[Spent]| median(spent.iter().map(|s| s.code).collect());
     let most = |spent: &[Spent]| spent.iter().map(|s| s.all).fold(0.0, f64::max);
     let (same, again) = (median(same), median(again));
-    let mut line = vec![name.to_owned()];
+    let mut line = vec![name.to_owned(), shape.clone()];
     for spent in [&cold, &disk] {
         line.extend([whole(spent), code(spent), most(spent)].map(|ms| format!("{ms:.2}")));
     }
@@ -144,7 +167,7 @@ fn one(
     bench.row(
         "compile",
         json!({
-            "model": name, "cold_ms": whole(&cold), "cold_code_ms": code(&cold), "cold_most_ms": most(&cold),
+            "model": name, "shape": shape, "cold_ms": whole(&cold), "cold_code_ms": code(&cold), "cold_most_ms": most(&cold),
             "disk_ms": whole(&disk), "disk_code_ms": code(&disk), "disk_most_ms": most(&disk),
             "same_gpu_ms": same, "again_ms": again,
         }),

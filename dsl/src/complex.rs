@@ -56,7 +56,7 @@ impl Recurrence {
             let im = complex.then(|| im.unwrap_or_else(|| split.graph.constant(0.0)));
             (pair.re, im)
         };
-        let mut out = self.clone();
+        let mut out = self.over(Graph::new(self.time), |id| id);
         for s in &mut out.states {
             (s.update, s.update_im) = halves(s.complex, s.update, s.update_im);
         }

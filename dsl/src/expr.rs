@@ -6,7 +6,8 @@
 
 use std::hash::{Hash, Hasher};
 
-use rustc_hash::FxHashMap;
+use indexmap::IndexSet;
+use rustc_hash::FxBuildHasher;
 
 use crate::axis::{AxisId, AxisSet};
 use crate::op::Op;
@@ -215,20 +216,20 @@ pub struct Info {
 #[derive(Clone, Debug)]
 pub struct Graph {
     time: AxisId,
-    nodes: Vec<Node>,
+    /// A node's place is its id.
+    nodes: IndexSet<Node, FxBuildHasher>,
     info: Vec<Info>,
-    memo: FxHashMap<Node, NodeId>,
 }
 
 impl PartialEq for Graph {
     fn eq(&self, other: &Self) -> bool {
-        self.time == other.time && self.nodes == other.nodes
+        self.time == other.time && self.nodes.as_slice() == other.nodes.as_slice()
     }
 }
 
 impl Hash for Graph {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.time, &self.nodes).hash(state);
+        (self.time, self.nodes.as_slice()).hash(state);
     }
 }
 
@@ -238,9 +239,8 @@ impl Graph {
     pub fn new(time: AxisId) -> Self {
         Graph {
             time,
-            nodes: Vec::new(),
+            nodes: IndexSet::default(),
             info: Vec::new(),
-            memo: FxHashMap::default(),
         }
     }
 
@@ -254,21 +254,17 @@ impl Graph {
     ///
     /// Operand types must fit ([`Op::result`]); the checker has made sure of it for a user's text.
     pub fn add(&mut self, node: Node) -> NodeId {
-        if let Some(&id) = self.memo.get(&node) {
+        if let Some(id) = self.find(&node) {
             return id;
         }
-        let info = self.infer(&node);
-        let id = NodeId(self.nodes.len() as u32);
-        self.memo.insert(node.clone(), id);
-        self.nodes.push(node);
-        self.info.push(info);
-        id
+        self.info.push(self.infer(&node));
+        NodeId(self.nodes.insert_full(node).0 as u32)
     }
 
     /// The id of a node that is there already.
     #[must_use]
     pub fn find(&self, node: &Node) -> Option<NodeId> {
-        self.memo.get(node).copied()
+        self.nodes.get_index_of(node).map(|i| NodeId(i as u32))
     }
 
     fn infer(&self, node: &Node) -> Info {

@@ -38,17 +38,9 @@ pub fn normalise(r: &Recurrence, through_shared: bool) -> Recurrence {
     for id in order {
         form.values[id.0 as usize] = Some(form.value(id));
     }
-    let mut out = r.clone();
-    for s in &mut out.states {
-        s.update = form.build(s.update);
-        s.update_im = s.update_im.map(|id| form.build(id));
-    }
-    for o in &mut out.outputs {
-        o.value = form.build(o.value);
-        o.value_im = o.value_im.map(|id| form.build(id));
-    }
-    out.graph = form.graph;
-    out
+    let roots: Vec<NodeId> = r.roots().into_iter().map(|id| form.build(id)).collect();
+    let mut roots = roots.into_iter();
+    r.over(form.graph, |id| roots.next().unwrap_or(id))
 }
 
 /// Divides once by what several values are divided by: x / y and z / y become x · (1/y) and z · (1/y).

@@ -228,17 +228,31 @@ impl Recurrence {
             let node = node.with_operands(&operands);
             new[id.0 as usize] = Some(f(&mut graph, node));
         }
-        let at = |id: NodeId| new[id.0 as usize].unwrap_or(id);
-        let mut out = self.clone();
+        self.over(graph, |id| new[id.0 as usize].unwrap_or(id))
+    }
+
+    /// The same declarations over another graph, in which `at` finds each root; it is asked in the order of
+    /// [`Recurrence::roots`].
+    #[must_use]
+    pub fn over(&self, graph: Graph, mut at: impl FnMut(NodeId) -> NodeId) -> Recurrence {
+        let mut out = Recurrence {
+            name: self.name.clone(),
+            doc: self.doc.clone(),
+            axes: self.axes.clone(),
+            time: self.time,
+            inputs: self.inputs.clone(),
+            states: self.states.clone(),
+            outputs: self.outputs.clone(),
+            graph,
+        };
         for state in &mut out.states {
             state.update = at(state.update);
-            state.update_im = state.update_im.map(at);
+            state.update_im = state.update_im.map(&mut at);
         }
         for output in &mut out.outputs {
             output.value = at(output.value);
-            output.value_im = output.value_im.map(at);
+            output.value_im = output.value_im.map(&mut at);
         }
-        out.graph = graph;
         out
     }
 

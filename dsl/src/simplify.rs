@@ -10,7 +10,7 @@
 use egg::SearchMatches;
 
 use crate::egraph::{self, Term, Terms};
-use crate::expr::{Graph, Node, NodeId};
+use crate::expr::{Graph, Node};
 use crate::extract::{cost, extract};
 use crate::normal::{normalise, share_reciprocals};
 use crate::recurrence::Recurrence;
@@ -44,10 +44,12 @@ pub fn simplify(r: &Recurrence) -> Recurrence {
 /// where they cost less; the first normal form, if they cost the same.
 fn normal_form(r: &Recurrence) -> Recurrence {
     let mut best = normalise(r, true);
-    for other in [normalise(r, false), r.clone()] {
-        if cost(&other) < cost(&best) {
-            best = other;
-        }
+    let kept = normalise(r, false);
+    if cost(&kept) < cost(&best) {
+        best = kept;
+    }
+    if cost(r) < cost(&best) {
+        best = r.clone();
     }
     let shared = share_reciprocals(&best);
     if cost(&shared) < cost(&best) {
@@ -74,7 +76,8 @@ fn saturate(r: &Recurrence) -> Option<Recurrence> {
     }
     let roots: Vec<egg::Id> = roots.iter().map(|&id| terms.find(id)).collect();
     let (graph, nodes) = extract(&terms, &roots, r)?;
-    Some(with_roots(r, graph, &nodes))
+    let mut nodes = nodes.into_iter();
+    Some(r.over(graph, |id| nodes.next().unwrap_or(id)))
 }
 
 /// One iteration: every rule is matched before any is applied. Whether anything changed.
@@ -92,25 +95,4 @@ fn step(terms: &mut Terms, rules: &[&rules::Rewrite], limit: usize) -> bool {
     }
     terms.rebuild();
     changed
-}
-
-/// The declarations of `r` over another graph; `nodes` in the order of [`Recurrence::roots`].
-fn with_roots(r: &Recurrence, graph: Graph, nodes: &[NodeId]) -> Recurrence {
-    let mut out = r.clone();
-    let mut next = nodes.iter().copied();
-    let mut take = |slot: &mut NodeId| {
-        if let Some(id) = next.next() {
-            *slot = id;
-        }
-    };
-    for s in &mut out.states {
-        take(&mut s.update);
-        s.update_im.as_mut().map(&mut take);
-    }
-    for o in &mut out.outputs {
-        take(&mut o.value);
-        o.value_im.as_mut().map(&mut take);
-    }
-    out.graph = graph;
-    out
 }

@@ -526,6 +526,6 @@ fn compiled_code_is_kept_on_disk() {
         let good = std::fs::read(path).unwrap();
         std::fs::write(path, &good[..good.len() / 2]).unwrap();
         assert_eq!(again(), kind == "json", "{kind}");
-        assert_eq!(std::fs::read(path).unwrap(), good);
+        assert!(again(), "{kind} was not made whole");
     }
 }

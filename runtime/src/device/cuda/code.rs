@@ -78,7 +78,7 @@ fn hash(bytes: &[u8], salt: u8) -> [u64; 2] {
 impl Id {
     /// That of the code which a version of NVRTC makes of a text for a compute capability.
     fn of(text: &str, capability: u32, nvrtc: (u32, u32)) -> Id {
-        let options = nvrtc::options(capability);
+        let options = nvrtc::options(capability, nvrtc);
         let (major, minor) = nvrtc;
         let all = format!("{VERSION}\n{major}.{minor}\n{}\n{text}", options.join("\n"));
         let [a, b] = hash(all.as_bytes(), 0);
@@ -86,7 +86,7 @@ impl Id {
             file: format!("{a:016x}{b:016x}.cubin"),
             key: Key {
                 text: (text.len() as u64, hash(text.as_bytes(), 1)),
-                options: options.to_vec(),
+                options,
                 nvrtc,
             },
         }
@@ -97,7 +97,7 @@ impl Id {
     }
     /// Whether it is code for a compute capability by a version of NVRTC.
     pub fn is_for(&self, capability: u32, nvrtc: (u32, u32)) -> bool {
-        self.key.options == nvrtc::options(capability) && self.key.nvrtc == nvrtc
+        self.key.options == nvrtc::options(capability, nvrtc) && self.key.nvrtc == nvrtc
     }
 }
 

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::library::{self, Nvrtc, Program};
 use crate::error::Error;
 
+/// The first version of NVRTC that uses the driver's cache ("Caching (CUDA 12.9+)", NVRTC's user guide).
+const FIRST_WITH_A_CACHE: (u32, u32) = (12, 9);
+
 /// Machine code for GPUs of one compute capability.
 #[derive(Clone, Debug)]
 pub struct Compiled {
@@ -54,14 +57,19 @@ pub fn version() -> Result<(u32, u32), Error> {
     Ok(library::nvrtc()?.version)
 }
 
-/// The options that a text is compiled with, for a compute capability (90 for sm_90).
-pub(crate) fn options(capability: u32) -> [String; 4] {
-    [
+/// The options that a version of NVRTC compiles a text with, for a compute capability (90 for sm_90).
+pub(crate) fn options(capability: u32, version: (u32, u32)) -> Vec<String> {
+    let mut options = vec![
         format!("--gpu-architecture=sm_{capability}"),
         "--std=c++17".to_owned(),
         "--ptxas-options=-v".to_owned(),
         "-default-device".to_owned(),
-    ]
+    ];
+    // What the driver's cache holds comes without the assembler's words, from which `Resources` are.
+    if version >= FIRST_WITH_A_CACHE {
+        options.push("--no-cache".to_owned());
+    }
+    options
 }
 
 /// Compiles a text for GPUs of a compute capability (90 for sm_90).
@@ -97,7 +105,7 @@ pub fn compile(text: &str, capability: u32) -> Result<Compiled, Error> {
     program
         .check(created)
         .map_err(|why| refused(why, String::new()))?;
-    let options: Vec<CString> = options(capability)
+    let options: Vec<CString> = options(capability, nvrtc.version)
         .into_iter()
         .map(|o| CString::new(o).map_err(nul))
         .collect::<Result<_, _>>()?;
