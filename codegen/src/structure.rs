@@ -215,11 +215,11 @@ pub fn addend(rec: &Recurrence, state: StateId, half: NodeId) -> Option<(Op, Nod
 fn added(rec: &Recurrence, live: &[NodeId]) -> Vec<Option<Vec<NodeId>>> {
     let mut readers = vec![Vec::new(); rec.states.len()];
     for &id in live {
-        for x in rec.graph.node(id).operands() {
+        rec.graph.node(id).each_operand(|x| {
             if let Node::State { state, .. } = rec.graph.node(x) {
                 readers[state.0 as usize].push(id);
             }
-        }
+        });
     }
     let roots = rec.outputs.iter().flat_map(|o| [Some(o.value), o.value_im]);
     let roots = roots.flatten();

@@ -167,18 +167,31 @@ impl Node {
     /// The nodes it reads, in order.
     #[must_use]
     pub fn operands(&self) -> Vec<NodeId> {
+        let mut all = Vec::new();
+        self.each_operand(|x| all.push(x));
+        all
+    }
+
+    /// Calls `f` with each node that it reads, in order.
+    pub fn each_operand(&self, mut f: impl FnMut(NodeId)) {
         match self {
             Node::Const(_)
             | Node::Extent(_)
             | Node::Index(_)
             | Node::Input { .. }
-            | Node::State { .. } => vec![],
-            Node::Op(_, xs) => xs.clone(),
-            Node::Reduce { x, .. } => vec![*x],
-            Node::Shift { x, fill, .. } => vec![*x, *fill],
+            | Node::State { .. } => {}
+            Node::Op(_, xs) => xs.iter().copied().for_each(f),
+            Node::Reduce { x, .. } => f(*x),
+            Node::Shift { x, fill, .. } => {
+                f(*x);
+                f(*fill);
+            }
             Node::Given {
                 present, absent, ..
-            } => vec![*present, *absent],
+            } => {
+                f(*present);
+                f(*absent);
+            }
         }
     }
 
@@ -399,9 +412,7 @@ impl Graph {
         }
         for i in (0..self.nodes.len()).rev() {
             if seen[i] {
-                for x in self.nodes[i].operands() {
-                    seen[x.0 as usize] = true;
-                }
+                self.nodes[i].each_operand(|x| seen[x.0 as usize] = true);
             }
         }
         self.ids().filter(|id| seen[id.0 as usize]).collect()

@@ -20,9 +20,7 @@ pub fn normalise(r: &Recurrence, through_shared: bool) -> Recurrence {
     let mut uses = vec![0u32; r.graph.len()];
     let order = r.graph.reachable(&r.roots());
     for &id in &order {
-        for x in r.graph.node(id).operands() {
-            uses[x.0 as usize] += 1;
-        }
+        r.graph.node(id).each_operand(|x| uses[x.0 as usize] += 1);
     }
     for root in r.roots() {
         uses[root.0 as usize] += 1;
