@@ -1,6 +1,6 @@
 //! What a kernel costs before its first launch. In: models in their typical shapes, selective scans also in the one where
-//! speed is compared. Out: the table `compile`: milliseconds
-//! with an empty cache folder, with what another process left there, and with what this one has.
+//! speed is compared. Out: the table `compile`: milliseconds with an empty cache folder, with what another process left
+//! there, and with what this one has.
 //!
 //! Each time is that of `Kernel::compile` on a kernel and a GPU handle that are new, so it begins with the recurrence:
 //! simplification, plan, loops, CUDA C (`lowering`), then NVRTC or the file, and the load of the module (`code`). Loading

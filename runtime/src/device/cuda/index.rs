@@ -77,8 +77,9 @@ pub(super) fn note(
         .map_err(std::io::Error::from)
         .and_then(|contents| code::place(folder, &name, &contents));
     if let Err(why) = written {
-        tracing::warn!(
-            "{}: {why}; the kernel is used, but will be lowered again by the next process",
+        // The code itself is on disk, or a warning said why not.
+        tracing::debug!(
+            "{}: {why}; the next process lowers the kernel again to find its code",
             folder.display()
         );
     }
