@@ -4,7 +4,8 @@
 //! Two things decide. Threads: a multiprocessor wants 16 warps or so, and where channels are too few for that, threads
 //! share an item, either the steps of a tile (order=scanned) or whole chunks (two passes over the data). Layout: where
 //! time is innermost in memory a thread's steps are neighbours, which suits scanned; where channels are, neighbouring
-//! threads read neighbours, which suits order=registers. Where time is innermost and channels are many, order=staged.
+//! threads read neighbours, which suits order=registers. Order=staged suits both: where time is innermost and channels are
+//! many, and where channels are innermost and too few for a thread each.
 
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
@@ -80,12 +81,14 @@ pub(crate) fn proposals(
     let apart = apart(&base, steps, (points, states), wanted, time_last);
     let several = steps > 1 && scan.is_diagonal();
     let mut out = Vec::new();
-    if time_last {
-        let lane = structure.lane.map_or(1, |a| extents.get(a));
-        out.extend(staged(&base, steps, (points, states), (wanted, lane)));
-    }
-    // Where channels are innermost, what saves states for a gradient runs chunk by chunk.
+    let lane = structure.lane.map_or(1, |a| extents.get(a));
+    let mut shared = staged(&base, steps, (points, states), (wanted, lane));
+    // Where channels are innermost, what saves states for a gradient runs chunk by chunk, and a thread for each channel is
+    // better where that makes eight warps a multiprocessor (measured, sm_90).
     let saves = options.save > 0;
+    if time_last || !saves && points < wanted / 2 {
+        out.append(&mut shared);
+    }
     if several && time_last && points < wanted {
         if saves {
             // A scan across threads saves state by state, each to another chunk.
@@ -94,6 +97,17 @@ pub(crate) fn proposals(
         out.extend(across);
         out.extend(apart);
     } else if several && points < if saves { wanted / 6 } else { wanted / 8 } {
+        if !saves {
+            // As many chunks as leave each multiprocessor one block.
+            let room = 512 * gpu.multiprocessors as usize;
+            let whole = staged_chunks(&base, steps, (points, states), room);
+            out.extend(whole.into_iter().map(|s| Schedule {
+                unroll: s.tile,
+                threads: 512,
+                resident: 1,
+                ..s
+            }));
+        }
         out.extend(chunked(&base, steps, (points, states), wanted));
         out.extend(apart);
         out.extend(across);
@@ -104,6 +118,7 @@ pub(crate) fn proposals(
             out.extend(across);
         }
     }
+    out.extend(shared);
     // Unrolled code beyond this takes seconds to compile, and more registers than there are.
     out.retain(|s| {
         let points = states.div_ceil(s.warp as usize) * s.block as usize;
@@ -456,7 +471,51 @@ fn chunked(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::target::Target;
+    use selscan_dsl::Recurrence;
+    use selscan_dsl::scan::prepare;
+
+    /// The first schedule worth trying for a selective scan whose channels are innermost.
+    fn first(batch: usize, steps: usize, channels: usize, save: u32) -> Schedule {
+        let text = "fn scan(u: Tensor<B, L, D>, delta: Tensor<B, L, D>, a: Tensor<D, N>, b: Tensor<B, L, N>, h: State<B, D, N>) \
+                    -> Tensor<B, L, D> { h = exp(delta * a) * h + delta * b * u; sum::<N>(h) }";
+        let scans = prepare(&Recurrence::parse(text).unwrap(), &|_| true, false);
+        let structure = Structure::of(&scans[0].recurrence);
+        let gpu = Target::h200().gpu.unwrap();
+        let options = Options {
+            save,
+            ..Options::default()
+        };
+        let rec = &scans[0].recurrence;
+        let extent = |name: &str| match name {
+            "B" => batch,
+            "L" => steps,
+            "D" => channels,
+            _ => 16,
+        };
+        let extents = Extents(rec.axes.iter().map(|a| extent(&a.name)).collect());
+        proposals((&scans[0], &structure), &extents, &options, &gpu)[0]
+    }
+
+    #[test]
+    fn channels_last_share_states_where_they_are_too_few_for_a_thread_each() {
+        let many = first(64, 512, 2048, 0);
+        assert_eq!((many.order, many.warp), (Order::Registers, 1));
+        let some = first(8, 2048, 2048, 0);
+        assert_eq!(
+            (some.order, some.warp, some.threads),
+            (Order::Staged, 4, 512)
+        );
+        assert_eq!(some.algorithm, Algorithm::Sequential);
+        // Eight chunks of 16 blocks.
+        let few = first(1, 65536, 2048, 0);
+        assert_eq!((few.order, few.warp, few.threads), (Order::Staged, 4, 512));
+        assert_eq!(few.algorithm, Algorithm::Chunked { chunk: 8192 });
+        // What saves states is as it was.
+        assert_eq!(first(8, 2048, 2048, 16).order, Order::Registers);
+    }
 
     #[test]
     fn blocks_leave_the_fullest_multiprocessor_the_least_to_do() {
