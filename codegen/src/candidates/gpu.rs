@@ -25,6 +25,9 @@ const MOST_UNROLLED: usize = 256;
 /// Registers of states that a thread holds.
 const MOST_HELD: usize = 48;
 
+/// Registers of a channel's states from which on threads share them.
+const LARGE: usize = 32;
+
 /// Tiles of time from which on a block does better to put down the next one while it reads another.
 const LONG: usize = 16;
 
@@ -89,13 +92,31 @@ pub(crate) fn proposals(
     if time_last || !saves && points < wanted / 2 {
         out.append(&mut shared);
     }
+    let large = states > LARGE;
     if several && time_last && points < wanted {
         if saves {
             // A scan across threads saves state by state, each to another chunk.
             out.extend(staged_chunks(&base, steps, (points, states), wanted));
         }
-        out.extend(across);
-        out.extend(apart);
+        // Large states have threads enough without a scan sooner: 2.3 times as fast at 4096 channels of 32 complex states.
+        if large && points >= wanted / 24 {
+            out.extend(apart);
+            out.extend(across);
+        } else {
+            out.extend(across);
+            out.extend(apart);
+        }
+    } else if several && large && !saves && points < wanted / 16 {
+        if words > 1 {
+            out.extend(across);
+            out.extend(apart);
+        } else {
+            if points < wanted / 48 {
+                out.extend(few_large(&base));
+            }
+            out.extend(apart);
+            out.extend(across);
+        }
     } else if several && points < if saves { wanted / 6 } else { wanted / 8 } {
         if !saves {
             // As many chunks as leave each multiprocessor one block.
@@ -128,7 +149,7 @@ pub(crate) fn proposals(
     spared(&mut out, options);
     // What runs any recurrence.
     for order in [Order::Tiled, Order::Stepped] {
-        for unroll in [1, 4] {
+        for unroll in [4, 1] {
             out.push(Schedule {
                 order,
                 tile: 16,
@@ -377,6 +398,13 @@ fn apart(
             (1, 16, 256, 0),
             (1, 4, 128, 1),
         ],
+        // Blocks of few threads, loads ahead of them, where nothing else hides their latency.
+        (_, true) if points < wanted => &[
+            (1, 8, 128, 1),
+            (1, 16, 256, 0),
+            (1, 8, 256, 1),
+            (1, 4, 128, 1),
+        ],
         (_, true) => &[
             (1, 16, 256, 0),
             (1, 8, 128, 1),
@@ -409,9 +437,24 @@ fn apart(
     // Longer tiles, fewer barriers; blocks of few threads have room for shorter ones only.
     let tiles: &[u32] = if steps < 256 { &[32] } else { &[128, 64] };
     let mut out = Vec::new();
+    if steps > 1 && (LARGE + 1..=4 * LARGE).contains(&states) {
+        // As few threads a channel as make half of the warps that are wanted, a quarter of smaller states (measured, sm_90).
+        let enough = |w: u32, of: usize| points.saturating_mul(w as usize) >= wanted / of;
+        if states <= 2 * LARGE && enough(4, 4) {
+            out.push(Schedule {
+                unroll: 2,
+                warp: 4,
+                ahead: 0,
+                tile: 128,
+                ..*base
+            });
+        }
+        let warp = [4, 8].into_iter().find(|&w| enough(w, 2)).unwrap_or(16);
+        out.push(Schedule { warp, ..*base });
+    }
     for &warp in warps {
         // Threads that share large states have no registers left for several steps.
-        let wide = if (warp > 1 || states > 32) && steps > 1 {
+        let wide = if (warp > 1 || states > LARGE) && steps > 1 {
             &[(1, 1, 128, 0), (1, 1, 64, 0), (1, 2, 128, 0)][..]
         } else {
             wide
@@ -438,6 +481,21 @@ fn apart(
         out.push(Schedule { warp, ..*base });
     }
     out
+}
+
+/// Few channels of large real states: a scan across threads, several states under way where what a block shares leaves room.
+fn few_large(base: &Schedule) -> [Schedule; 2] {
+    let of = |unroll, warp, threads, share, resident| Schedule {
+        order: Order::Scanned,
+        tile: 8,
+        unroll,
+        warp,
+        threads,
+        share,
+        resident,
+        ..*base
+    };
+    [of(2, 16, 256, 2, 1), of(1, 32, 512, 1, 0)]
 }
 
 /// Time in as many chunks as keep the GPU busy.
@@ -470,60 +528,4 @@ fn chunked(
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::target::Target;
-    use selscan_dsl::Recurrence;
-    use selscan_dsl::scan::prepare;
-
-    /// The first schedule worth trying for a selective scan whose channels are innermost.
-    fn first(batch: usize, steps: usize, channels: usize, save: u32) -> Schedule {
-        let text = "fn scan(u: Tensor<B, L, D>, delta: Tensor<B, L, D>, a: Tensor<D, N>, b: Tensor<B, L, N>, h: State<B, D, N>) \
-                    -> Tensor<B, L, D> { h = exp(delta * a) * h + delta * b * u; sum::<N>(h) }";
-        let scans = prepare(&Recurrence::parse(text).unwrap(), &|_| true, false);
-        let structure = Structure::of(&scans[0].recurrence);
-        let gpu = Target::h200().gpu.unwrap();
-        let options = Options {
-            save,
-            ..Options::default()
-        };
-        let rec = &scans[0].recurrence;
-        let extent = |name: &str| match name {
-            "B" => batch,
-            "L" => steps,
-            "D" => channels,
-            _ => 16,
-        };
-        let extents = Extents(rec.axes.iter().map(|a| extent(&a.name)).collect());
-        proposals((&scans[0], &structure), &extents, &options, &gpu)[0]
-    }
-
-    #[test]
-    fn channels_last_share_states_where_they_are_too_few_for_a_thread_each() {
-        let many = first(64, 512, 2048, 0);
-        assert_eq!((many.order, many.warp), (Order::Registers, 1));
-        let some = first(8, 2048, 2048, 0);
-        assert_eq!(
-            (some.order, some.warp, some.threads),
-            (Order::Staged, 4, 512)
-        );
-        assert_eq!(some.algorithm, Algorithm::Sequential);
-        // Eight chunks of 16 blocks.
-        let few = first(1, 65536, 2048, 0);
-        assert_eq!((few.order, few.warp, few.threads), (Order::Staged, 4, 512));
-        assert_eq!(few.algorithm, Algorithm::Chunked { chunk: 8192 });
-        // What saves states is as it was.
-        assert_eq!(first(8, 2048, 2048, 16).order, Order::Registers);
-    }
-
-    #[test]
-    fn blocks_leave_the_fullest_multiprocessor_the_least_to_do() {
-        // 16 warps everywhere: the largest blocks.
-        assert_eq!(balanced(8 * 2048 * 4, 4, 132, 2048)[0], (512, 1));
-        // 128 blocks of 10 warps; of 128 threads, 320 would have been 2 or 3 a multiprocessor.
-        assert_eq!(balanced(2 * 5120 * 4, 4, 132, 5120)[0], (320, 1));
-        // No block of 80 channels divides 4096 of them.
-        assert_eq!(balanced(2 * 4096 * 4, 4, 132, 4096)[0], (256, 2));
-    }
-}
+mod tests;
