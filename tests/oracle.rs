@@ -111,7 +111,9 @@ fn sums_over_time_that_nothing_reads_are_there_at_every_point() {
         for seed in 0..12 {
             let extents = [("B", 2), ("L", 7), ("D", 3), ("N", 4)];
             let devices = (&cpus[..], gpu.as_ref());
-            if let Err(why) = run::check_text(&text, &extents, seed, devices, &mut counts) {
+            let how = (true, seed);
+            let propose = &propose::schedules;
+            if let Err(why) = run::check_text(&text, &extents, how, propose, devices, &mut counts) {
                 panic!("seed {seed}: {why}");
             }
         }
@@ -120,4 +122,31 @@ fn sums_over_time_that_nothing_reads_are_there_at_every_point() {
         counts.interpreted > 100,
         "hardly a schedule was run: {counts}"
     );
+}
+
+/// Chunks of windows begin a little earlier, in place of having their states from passes before.
+#[test]
+fn windows_are_the_same_in_chunks() {
+    let gpu = gpu();
+    let cpus = [Cpu::with_threads(2).unwrap()];
+    let mut counts = run::Counts::default();
+    let convolution = "#[ssm_kernel]\nfn case(x: Tensor<B, D, L>, w: Tensor<D, W>, h: State<B, D, W>) -> Tensor<B, D, L> \
+                       { h = push_back::<W>(h, x); sum::<W>(w * h) }";
+    let delays = "#[ssm_kernel]\nfn case(x: Tensor<B, L, D>, g: Tensor<B, L, D>) -> Tensor<B, L, D> \
+                  { x + delay(g * delay(x, 2), 3) }";
+    for (text, inner) in [(convolution, Some(("W", 4))), (delays, None)] {
+        for (seed, steps) in [37, 48, 16, 5, 64].into_iter().cycle().take(30).enumerate() {
+            let mut extents = vec![("B", 2), ("L", steps), ("D", 3)];
+            extents.extend(inner);
+            let devices = (&cpus[..], gpu.as_ref());
+            // Whole chunks where states come and go.
+            let how = (seed % 6 == 5, seed as u64);
+            let propose = &propose::windows;
+            if let Err(why) = run::check_text(text, &extents, how, propose, devices, &mut counts) {
+                panic!("seed {seed}: {why}");
+            }
+        }
+    }
+    // They are not diagonal: these are the only chunks that there are.
+    assert!(counts.chunked > 100, "hardly a window was cut: {counts}");
 }

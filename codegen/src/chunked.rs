@@ -5,10 +5,12 @@
 //! carry     over chunks, one after another: start[c+1] = decay[c] start[c] + summary[c]
 //! rescan    every chunk again, from its start
 //! ```
-//! In: a [`Scan`] whose states are affine and diagonal. Out: passes over recurrences derived from it.
+//! In: a [`Scan`] whose states are affine and diagonal. Out: passes over recurrences derived from it. Where states are windows
+//! ([`selscan_dsl::window`]) one pass is enough: every chunk begins some steps earlier, and has its states then.
 
-use selscan_dsl::scan::Scan;
-use selscan_dsl::{AxisDecl, AxisId, Chunks, Decay, InputDecl, Recurrence, StateDecl};
+use selscan_dsl::scan::{Class, Scan};
+use selscan_dsl::window::reach;
+use selscan_dsl::{AxisDecl, AxisId, Chunks, Decay, Extents, InputDecl, Recurrence, StateDecl};
 
 use crate::dtype::Dtype;
 use crate::loop_ir::{Ix, Role};
@@ -19,6 +21,52 @@ use crate::structure::Structure;
 
 /// Passes, and the workspaces (storage type, length) between them.
 pub(crate) type Passes = (Vec<Pass>, Vec<(Dtype, Ix)>);
+
+/// Steps that an item of windows begins earlier are whole ones of these, so that wide accesses stay so.
+const WHOLE: usize = 16;
+
+/// Whether time is cut into chunks that each begin a little earlier, in place of passes: where all states are windows.
+pub(crate) fn is_windowed(scan: &Scan) -> bool {
+    scan.class == Class::Shift && !scan.is_diagonal()
+}
+
+/// The pass over chunks of windows, of which nothing is left after some steps: each begins that much earlier. `whole` is the
+/// pass over all of time.
+pub(crate) fn windowed(whole: Pass, extents: &Extents, chunk: u32) -> Result<Pass, Refusal> {
+    let rec = &whole.recurrence;
+    let no = |why: String| Err(Refusal(format!("chunks of windows {why}")));
+    let Some(reach) = reach(rec, extents) else {
+        return no(format!(
+            "need states of which nothing is left after some steps; {} has others",
+            rec.name
+        ));
+    };
+    let reach = reach.next_multiple_of(WHOLE);
+    if whole.schedule.order != Order::Registers || whole.schedule.share > 0 {
+        return no("are run by order=registers without share".to_owned());
+    }
+    if whole.save > 0 || rec.states.iter().any(|s| s.reverse) {
+        return no("run onward and save no states".to_owned());
+    }
+    if whole
+        .initial
+        .iter()
+        .zip(&whole.last)
+        .any(|(i, l)| i.is_some() && l.is_some())
+    {
+        return no("read their first states while others write the last, which may be the same memory: give or take one of them".to_owned());
+    }
+    match u32::try_from(reach) {
+        Ok(reach) if reach <= chunk => Ok(Pass {
+            chunk: Some(chunk),
+            reach,
+            ..whole
+        }),
+        _ => no(format!(
+            "of {chunk} steps are shorter than the {reach} before them that count; use chunk={reach} or more"
+        )),
+    }
+}
 
 /// Whether chunks of time consist of whole ones of those before which states are saved, if any are.
 pub(crate) fn check_saves(chunk: u32, save: u32) -> Result<(), Refusal> {
@@ -108,6 +156,7 @@ pub(crate) fn passes(
         initial: vec![None; summary.states.len()],
         last: (0..summary.states.len()).map(|k| Some(work(k))).collect(),
         outputs: vec![],
+        reach: 0,
         pairs: None,
         save: 0,
         saved: vec![],
@@ -141,6 +190,7 @@ pub(crate) fn passes(
         last: whole.last.clone(),
         outputs: starts.clone(),
         structure: carry_structure,
+        reach: 0,
         pairs: None,
         save: 0,
         saved: vec![],

@@ -11,7 +11,7 @@ use std::fmt;
 use selscan_dsl::scan::Scan;
 use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Pair, Recurrence, StateId, When};
 
-use crate::chunked::passes;
+use crate::chunked::{is_windowed, passes, windowed};
 use crate::dtype::{Dtype, Ty};
 use crate::ix::gcd;
 use crate::legalize::EXP2_OF;
@@ -51,6 +51,9 @@ pub struct Pass {
     pub last: Vec<Option<(Role, Dtype)>>,
     /// What each output is.
     pub outputs: Vec<(Role, Dtype)>,
+    /// Steps before its chunk from which an item begins, without outputs: after them nothing is left of what its states
+    /// began with. 0: states of chunks, if it has some, lie in memory chunk by chunk.
+    pub reach: u32,
     /// (a, b) of each state, for [`Order::Scanned`].
     pub pairs: Option<Vec<Pair>>,
     /// Steps of the chunks of time before which states are saved, or whose states are had back; 0 where neither is.
@@ -195,6 +198,7 @@ impl Plan {
                 .enumerate()
                 .map(|(i, o)| (Role::Output(i as u32), options.dtype(&o.name)))
                 .collect(),
+            reach: 0,
             pairs: scanned.map(|p| p.pairs.clone()),
             save: schedule.save,
             saved: rec
@@ -214,6 +218,9 @@ impl Plan {
         };
         let (passes, workspaces) = match schedule.algorithm {
             Algorithm::Sequential => (vec![whole], vec![]),
+            Algorithm::Chunked { chunk } if is_windowed(scan) => {
+                (vec![windowed(whole, extents, chunk)?], vec![])
+            }
             Algorithm::Chunked { chunk } => passes(scan, whole, options, (chunk, 0))?,
         };
         for pass in &passes {

@@ -33,6 +33,7 @@ pub mod summary;
 pub mod syntax;
 pub mod transform;
 pub mod vjp;
+pub mod window;
 
 pub use affine::{Affine, WhyNot};
 pub use array::{Array, Inputs, Outputs};

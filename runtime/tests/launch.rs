@@ -298,3 +298,47 @@ fn every_stage_can_be_shown() {
         .to_string();
     assert!(error.contains("no axis `T`"), "{error}");
 }
+
+/// Windows in chunks of time start from initial states. Last ones may be the same memory, so both are refused.
+#[test]
+fn windows_in_chunks_start_from_what_is_given() {
+    let r = recurrence(
+        "#[ssm_kernel]
+        fn convolution(x: Tensor<B, D, L>, w: Tensor<D, W>, h: State<B, D, W>) -> Tensor<B, D, L> {
+            h = push_back::<W>(h, x);
+            sum::<W>(w * h)
+        }",
+    );
+    let mut random = Random(9);
+    let kernel = cpu(2).kernel(r.clone());
+    let text = "chunked chunk=16 order=registers lanes=1 block=1 tile=1 unroll=4";
+    let cut = kernel.with_schedule(text.parse().unwrap());
+    let of = |shape: &[usize], random: &mut Random| {
+        let numbers = random.array(shape, false, 1.0);
+        Tensor::from_f64(Dtype::F32, shape, &numbers.data).unwrap()
+    };
+    for steps in [1, 15, 16, 50, 64] {
+        let x = of(&[2, 3, steps], &mut random);
+        let (w, h) = (of(&[3, 4], &mut random), of(&[2, 3, 4], &mut random));
+        let run = |kernel: &selscan_runtime::Kernel, last: bool| {
+            let mut out = Tensor::zeros(Dtype::F32, &[2, 3, steps]).unwrap();
+            let mut end = Tensor::zeros(Dtype::F32, &[2, 3, 4]).unwrap();
+            let mut args = Args::new().input("x", &x).input("w", &w).initial("h", &h);
+            if last {
+                args = args.last("h", &mut end);
+            }
+            kernel
+                .launch(args.output("out", &mut out))
+                .map(|()| out.to_f64())
+        };
+        // Products and sums are fused elsewhere.
+        let (found, wanted) = (run(&cut, false).unwrap(), run(&kernel, true).unwrap());
+        let far = found
+            .iter()
+            .zip(&wanted)
+            .position(|(x, y)| (x - y).abs() > 1e-5);
+        assert_eq!(far, None, "{steps} steps: {found:?} for {wanted:?}");
+        let refused = run(&cut, true).unwrap_err().to_string();
+        assert!(refused.contains("the same memory"), "{refused}");
+    }
+}

@@ -57,6 +57,24 @@ pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Sched
     out
 }
 
+/// Schedules that cut windows, and one that does not.
+pub fn windows(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule> {
+    let gpu = target.gpu.is_some();
+    let mut out = vec![Schedule::plain(Order::Registers)];
+    for chunk in [16, 19, 32, 40] {
+        out.push(Schedule {
+            algorithm: Algorithm::Chunked { chunk },
+            lanes: random.pick(&[1, target.lanes(compute)]),
+            block: random.pick(&[1, 2]),
+            unroll: random.pick(&[1, 4, 8, 3]),
+            threads: random.pick(&[32, 64]),
+            ahead: if gpu { random.pick(&[0, 1, 3]) } else { 0 },
+            ..Schedule::plain(Order::Registers)
+        });
+    }
+    out
+}
+
 /// Schedules of a GPU whose threads share steps, states and inputs.
 pub fn shared(random: &mut Random, target: &Target) -> Vec<Schedule> {
     let mut out = Vec::new();

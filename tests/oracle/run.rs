@@ -192,11 +192,12 @@ pub fn check_model(
     check_case((&case, &ranges), random, &own, (&[], gpu), counts)
 }
 
-/// Checks a text by schedules of every order.
+/// Checks a text by the schedules that `propose` makes.
 pub fn check_text(
     text: &str,
     extents: &[(&str, usize)],
-    seed: u64,
+    (initial, seed): (bool, u64),
+    propose: &Propose,
     (cpus, gpu): (&[Cpu], Option<&Device>),
     counts: &mut Counts,
 ) -> Result<(), String> {
@@ -206,10 +207,10 @@ pub fn check_text(
         extents: extents.collect(),
         absent: Default::default(),
         packed: false,
-        initial: true,
+        initial,
         scale: 1.0,
     };
-    check_case((&case, &[]), Random(seed), &schedules, (cpus, gpu), counts)
+    check_case((&case, &[]), Random(seed), propose, (cpus, gpu), counts)
 }
 
 /// Checks the case of a tape; the error says which path was wrong where.
@@ -228,7 +229,7 @@ pub fn check(
 type Range = (&'static str, f64, f64);
 
 /// What makes schedules for a target.
-type Propose = dyn Fn(&mut Random, &Target, Ty) -> Vec<Schedule>;
+pub type Propose = dyn Fn(&mut Random, &Target, Ty) -> Vec<Schedule>;
 
 fn check_case(
     (case, ranges): (&Case, &[Range]),

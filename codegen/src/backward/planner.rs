@@ -166,6 +166,7 @@ impl<'a> Planner<'a> {
             replays: vec![],
             retraced: 0,
             sums: None,
+            reach: 0,
             beside: false,
             recurrence: rec.clone(),
         }

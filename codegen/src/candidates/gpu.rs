@@ -10,6 +10,7 @@
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
+use crate::chunked::is_windowed;
 use crate::dtype::Ty;
 use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
@@ -91,6 +92,9 @@ pub(crate) fn proposals(
     let saves = options.save > 0;
     if time_last || !saves && points < wanted / 2 {
         out.append(&mut shared);
+    }
+    if steps > 1 && !saves && points < wanted && is_windowed(scan) {
+        out.extend(windows(&base, steps, wanted / points.max(1)));
     }
     let large = states > LARGE;
     if several && time_last && points < wanted {
@@ -364,6 +368,26 @@ fn staged_chunks(
         return Vec::new();
     }
     [8, 4].map(of).to_vec()
+}
+
+/// Windows, in about so many chunks of time.
+fn windows(base: &Schedule, steps: usize, chunks: usize) -> Vec<Schedule> {
+    const LEAST: usize = 64;
+    let chunk = steps
+        .div_ceil(chunks.max(1))
+        .max(LEAST)
+        .next_multiple_of(LEAST);
+    if chunk >= steps {
+        return Vec::new();
+    }
+    let of = |chunk: usize, unroll| Schedule {
+        algorithm: Algorithm::Chunked {
+            chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
+        },
+        unroll,
+        ..*base
+    };
+    vec![of(chunk, 8), of(2 * chunk, 8), of(chunk, 16), of(chunk, 4)]
 }
 
 /// Sizes of blocks, 16 warps a multiprocessor, of `all` threads: first those that leave the fullest multiprocessor the

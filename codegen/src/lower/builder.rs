@@ -69,6 +69,8 @@ pub(super) struct Builder<'a> {
     pub pass: &'a Pass,
     pub proc: Proc,
     pub chunk: Option<Ix>,
+    /// Whether outputs are left out for now.
+    pub silent: bool,
     pub ty: Ty,
     pub inputs: Vec<Option<Buf>>,
     pub initial: Vec<Option<Buf>>,
@@ -150,6 +152,7 @@ impl<'a> Builder<'a> {
             pass,
             proc,
             chunk: None,
+            silent: false,
             ty: plan.compute,
             inputs: vec![],
             initial: vec![],
@@ -171,6 +174,10 @@ impl<'a> Builder<'a> {
                 // Chunks of time consist of whole ones of those that are run again.
                 _ if pass.retraced > 0 => gcd(plan.multiple(rec.time), i64::from(pass.save)),
                 Order::Staged => gcd(plan.multiple(rec.time), i64::from(pass.chunk.unwrap_or(0))),
+                _ if pass.reach > 0 => gcd(
+                    gcd(plan.multiple(rec.time), i64::from(pass.chunk.unwrap_or(0))),
+                    i64::from(pass.reach),
+                ),
                 _ if pass.chunk.is_some() => 1,
                 Order::Registers | Order::Tiled | Order::Stepped if pass.save > 0 => 1,
                 _ => plan.multiple(rec.time),
@@ -201,20 +208,15 @@ impl<'a> Builder<'a> {
             let buf = used(i).then(|| b.tensor(&decl.name, role, &decl.axes, decl.complex, None));
             b.inputs.push(buf);
         }
+        // Windows of chunks are made anew, not kept.
+        let kept = pass.chunk.filter(|_| pass.reach == 0);
         for (state, (initial, last)) in rec.states.iter().zip(pass.initial.iter().zip(&pass.last)) {
             let name = |what: &str| format!("{}_{what}", state.name);
-            let buf = initial.map(|role| {
-                b.tensor(
-                    &name("initial"),
-                    role,
-                    &state.axes,
-                    state.complex,
-                    pass.chunk,
-                )
-            });
+            let buf = initial
+                .map(|role| b.tensor(&name("initial"), role, &state.axes, state.complex, kept));
             b.initial.push(buf);
-            let buf = last
-                .map(|role| b.tensor(&name("last"), role, &state.axes, state.complex, pass.chunk));
+            let buf =
+                last.map(|role| b.tensor(&name("last"), role, &state.axes, state.complex, kept));
             b.last.push(buf);
         }
         for (k, (decl, &role)) in rec.outputs.iter().zip(&pass.outputs).enumerate() {

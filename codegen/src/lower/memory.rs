@@ -104,9 +104,10 @@ impl Builder<'_> {
         self.flat(&dims, decl.complex.then_some(slot.part), None, start)
     }
 
-    /// The chunk of time that this item runs, where it runs one.
+    /// The chunk of time that this item runs, where chunks have states of their own in memory.
     fn own_chunk(&self) -> Ix {
-        self.chunk.clone().unwrap_or(Ix::Const(0))
+        let kept = self.chunk.clone().filter(|_| self.pass.reach == 0);
+        kept.unwrap_or(Ix::Const(0))
     }
 
     /// A state's value before the first step, at the present point, in the innermost loop.
@@ -131,7 +132,18 @@ impl Builder<'_> {
         if let Some(buf) = self.last[slot.state.0 as usize] {
             let ix = self.outer_state_ix(slot, self.own_chunk());
             let axes = &self.pass.recurrence.state(slot.state).axes;
-            self.store(axes, Stmt::Store(buf, ix, value));
+            if self.pass.reach == 0 {
+                return self.store(axes, Stmt::Store(buf, ix, value));
+            }
+            // Of chunks without states in memory the last one has the last.
+            let (_, to) = self.own_time();
+            let all = self.extent(self.pass.recurrence.time);
+            self.choice(
+                all + Ix::Const(-1),
+                to,
+                |b| b.store(axes, Stmt::Store(buf, ix, value)),
+                |_| {},
+            );
         }
     }
     /// Whether a state's last value is wanted.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! all of time        open; steps 0..L; close
+//! a chunk of windows open; the steps before it, without outputs; its steps; close
 //! states saved       open; for chunk { save; its steps }; close
 //! gradients          open; for chunk, from the last { run it again from what was saved; its steps }; close
 //! ```
@@ -43,6 +44,12 @@ pub(super) fn nest(b: &mut Builder<'_>) {
             });
         } else {
             let (lo, hi) = b.steps();
+            if pass.reach > 0 {
+                b.silent = true;
+                let early = lo.clone().min(Ix::Const(i64::from(pass.reach)));
+                nest.steps(b, lo.clone() - early, lo.clone());
+                b.silent = false;
+            }
             nest.steps(b, lo, hi);
         }
         nest.each_state(b, &mut |b, slot, value| {

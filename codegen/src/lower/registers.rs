@@ -151,6 +151,9 @@ pub(super) fn step(
 
 /// Every output of the step.
 fn outputs(b: &mut Builder<'_>) {
+    if b.silent {
+        return;
+    }
     for (i, decl) in b.pass.recurrence.outputs.iter().enumerate() {
         let inner: Vec<_> = decl
             .axes
