@@ -96,7 +96,8 @@ pub fn derive(r: &mut Recurrence, state: StateId, component: &[StateId]) -> Resu
     }
 }
 
-fn plain_index(r: &Recurrence, state: StateId) -> Vec<AxisIndex> {
+/// The index of a state at its own point.
+pub(crate) fn plain_index(r: &Recurrence, state: StateId) -> Vec<AxisIndex> {
     let axes = &r.state(state).axes;
     axes.iter().map(|&a| AxisIndex::At(a)).collect()
 }

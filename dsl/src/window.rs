@@ -2,8 +2,9 @@
 //!
 //! In: a real recurrence and extents. Out: [`reach`], how many steps that is.
 
+use crate::affine::plain_index;
 use crate::axis::Extents;
-use crate::expr::{AxisIndex, Node, NodeId, StateId, When};
+use crate::expr::{Node, NodeId, StateId, When};
 use crate::recurrence::Recurrence;
 
 /// After how many steps every state is the same whatever it was before them: the longest way through states that are new at
@@ -11,16 +12,27 @@ use crate::recurrence::Recurrence;
 /// keeps anything of itself.
 #[must_use]
 pub fn reach(r: &Recurrence, extents: &Extents) -> Option<usize> {
-    let mut open = vec![false; r.states.len()];
+    let mut known = vec![Reach::Unknown; r.states.len()];
     r.state_ids()
-        .map(|state| of(r, extents, state, &mut open))
+        .map(|state| of(r, extents, state, &mut known))
         .try_fold(0, |most, steps| Some(most.max(steps?)))
 }
 
-/// That of one state; `open` has those that are being asked for, which none may come back to.
-fn of(r: &Recurrence, extents: &Extents, state: StateId, open: &mut [bool]) -> Option<usize> {
-    if std::mem::replace(&mut open[state.0 as usize], true) {
-        return None;
+/// What is known of a state's.
+#[derive(Clone, Copy)]
+enum Reach {
+    Unknown,
+    /// It is being asked for: who comes back to it keeps something of itself.
+    Open,
+    Steps(usize),
+}
+
+/// That of one state.
+fn of(r: &Recurrence, extents: &Extents, state: StateId, known: &mut [Reach]) -> Option<usize> {
+    match known[state.0 as usize] {
+        Reach::Unknown => known[state.0 as usize] = Reach::Open,
+        Reach::Open => return None,
+        Reach::Steps(steps) => return Some(steps),
     }
     let decl = r.state(state);
     let mut most = 0;
@@ -34,24 +46,20 @@ fn of(r: &Recurrence, extents: &Extents, state: StateId, open: &mut [bool]) -> O
         most = most.max(own);
         for id in r.graph.reachable(&[reads]) {
             if let Node::State { state: read, .. } = r.graph.node(id) {
-                most = most.max(own + of(r, extents, *read, open)?);
+                most = most.max(own + of(r, extents, *read, known)?);
             }
         }
     }
-    open[state.0 as usize] = false;
+    known[state.0 as usize] = Reach::Steps(most);
     Some(most)
 }
 
 /// Whether a node is the state before the step, at its own point.
 fn is_itself(r: &Recurrence, of: StateId, node: NodeId) -> bool {
-    let own = |(index, axis): (&AxisIndex, &crate::AxisId)| *index == AxisIndex::At(*axis);
     match r.graph.node(node) {
         Node::State {
             state, when, index, ..
-        } => {
-            let axes = &r.state(of).axes;
-            *state == of && *when == When::Prev && index.iter().zip(axes).all(own)
-        }
+        } => *state == of && *when == When::Prev && *index == plain_index(r, of),
         _ => false,
     }
 }

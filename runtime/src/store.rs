@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -117,15 +118,8 @@ impl Store {
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
             Err(e) => return ignored(&path, &e.to_string()),
         };
-        match serde_json::from_str::<Versioned>(&text) {
-            Err(e) => return ignored(&path, &format!("it is damaged ({e})")),
-            Ok(Versioned { version }) if version != VERSION => {
-                return ignored(&path, &format!("it has version {version}, not {VERSION}"));
-            }
-            Ok(_) => {}
-        }
-        match serde_json::from_str::<File>(&text) {
-            Err(e) => ignored(&path, &format!("it is damaged ({e})")),
+        match of_version::<File>(text.as_bytes(), VERSION) {
+            Err(why) => ignored(&path, &why),
             Ok(file) if file.key != *key => ignored(&path, "it belongs to another kernel"),
             Ok(file) => Some(file.record),
         }
@@ -141,22 +135,38 @@ impl Store {
         };
         let write = || {
             fs::create_dir_all(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            let contents = File {
+            let file = File {
                 version: VERSION,
                 key: key.clone(),
                 record: record.clone(),
             };
-            serde_json::to_writer_pretty(&mut file, &contents)?;
-            file.write_all(b"\n")?;
-            file.persist(&path).map_err(|e| e.error)?;
-            Ok(())
+            let mut contents = serde_json::to_vec_pretty(&file)?;
+            contents.push(b'\n');
+            place(folder, &path, &contents)
         };
         write().map_err(|source| Error::Io {
             path: path.clone(),
             source,
         })
     }
+}
+
+/// What a file of JSON holds, if its layout has that version; else why not.
+pub(crate) fn of_version<T: DeserializeOwned>(bytes: &[u8], wanted: u32) -> Result<T, String> {
+    let damaged = |e: serde_json::Error| format!("it is damaged ({e})");
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if version != wanted {
+        return Err(format!("it has version {version}, not {wanted}"));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+/// Writes a file in a folder that is there, whole or not at all.
+pub(crate) fn place(folder: &Path, path: &Path, contents: &[u8]) -> std::io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(contents)?;
+    file.persist(path).map_err(|e| e.error)?;
+    Ok(())
 }
 
 /// Says that a file is not used.

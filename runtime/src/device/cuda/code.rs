@@ -11,7 +11,7 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
@@ -21,6 +21,7 @@ use super::library;
 use super::nvrtc::{self, Resources};
 use crate::cache::lock;
 use crate::error::Error;
+use crate::store::place;
 
 /// The version of the files' layout.
 const VERSION: u32 = 1;
@@ -200,20 +201,12 @@ fn write(folder: &Path, made: &Cubin) -> std::io::Result<()> {
     let mut contents = serde_json::to_vec(&header)?;
     contents.push(b'\n');
     contents.extend(&made.cubin);
-    place(folder, &made.id.file, &contents)?;
+    place(folder, &folder.join(&made.id.file), &contents)?;
     let (major, minor) = made.id.nvrtc();
     let version = format!("{major}.{minor}");
     if fs::read_to_string(folder.join(LAST)).ok().as_deref() != Some(version.as_str()) {
-        place(folder, LAST, version.as_bytes())?;
+        place(folder, &folder.join(LAST), version.as_bytes())?;
     }
-    Ok(())
-}
-
-/// Writes a file, whole or not at all.
-pub(super) fn place(folder: &Path, name: &str, contents: &[u8]) -> std::io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(contents)?;
-    file.persist(folder.join(name)).map_err(|e| e.error)?;
     Ok(())
 }
 

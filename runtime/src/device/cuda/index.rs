@@ -12,6 +12,7 @@ use selscan_codegen::backend::cuda::Kernels;
 use serde::{Deserialize, Serialize};
 
 use super::code::{self, Cubin, Id};
+use crate::store::{of_version, place};
 
 /// The version of the files' layout.
 const VERSION: u32 = 1;
@@ -23,12 +24,6 @@ struct File {
     plan: String,
     code: Id,
     kernels: Kernels,
-}
-
-/// The part of a file that every version has.
-#[derive(Deserialize)]
-struct Versioned {
-    version: u32,
 }
 
 fn name(plan: &Fingerprint, capability: u32, (major, minor): (u32, u32)) -> String {
@@ -44,13 +39,9 @@ pub(super) fn recall(
     let nvrtc = code::version(Some(folder))?;
     let path = folder.join(name(plan, capability, nvrtc));
     let bytes = code::contents(&path)?;
-    match serde_json::from_slice::<Versioned>(&bytes) {
-        Ok(Versioned { version: VERSION }) => {}
-        Ok(_) => return code::ignored(&path, "it is of another version"),
-        Err(_) => return code::ignored(&path, "it is damaged"),
-    }
-    let Ok(file) = serde_json::from_slice::<File>(&bytes) else {
-        return code::ignored(&path, "it is damaged");
+    let file: File = match of_version(&bytes, VERSION) {
+        Ok(file) => file,
+        Err(why) => return code::ignored(&path, &why),
     };
     if file.plan != plan.to_string() || !file.code.is_for(capability, nvrtc) {
         return code::ignored(&path, "it belongs to another kernel");
@@ -75,7 +66,7 @@ pub(super) fn note(
     let name = name(plan, capability, code.nvrtc());
     let written = serde_json::to_vec(&file)
         .map_err(std::io::Error::from)
-        .and_then(|contents| code::place(folder, &name, &contents));
+        .and_then(|contents| place(folder, &folder.join(name), &contents));
     if let Err(why) = written {
         // The code itself is on disk, or a warning said why not.
         tracing::debug!(

@@ -167,16 +167,6 @@ fn unloadable(why: &Error) {
 fn compile(gpu: &Arc<Gpu>, program: &Program) -> Result<CudaProgram, Error> {
     let started = Instant::now();
     let Source { text, kernels } = Cuda::source(program)?;
-    if kernels.entries.len() != program.procs.len() {
-        return Err(Error::Jit {
-            proc: name(program).to_owned(),
-            why: format!(
-                "{} kernels for {} procs",
-                kernels.entries.len(),
-                program.procs.len()
-            ),
-        });
-    }
     let emitted = started.elapsed();
     let folder = code::folder(gpu.store.folder());
     let mut cubin = code::obtain(folder.as_deref(), &text, gpu.capability)?;
