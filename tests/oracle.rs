@@ -16,6 +16,7 @@ mod run;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use selscan_codegen::Target;
 use selscan_runtime::{Cpu, Device, Feature};
 
 fn cases() -> u32 {
@@ -70,6 +71,7 @@ fn every_path_computes_the_recurrence() {
 fn threads_that_share_compute_the_models() {
     let gpu = gpu();
     let mut counts = run::Counts::default();
+    let shared = |random: &mut random::Random, target: &Target, _| propose::shared(random, target);
     for name in [
         "selective_scan_bdl",
         "selective_scan",
@@ -78,7 +80,8 @@ fn threads_that_share_compute_the_models() {
     ] {
         let model = selscan_models::model(name).unwrap();
         for seed in 0..u64::from((cases() / 40).max(10)) {
-            if let Err(why) = run::check_model(model, seed, gpu.as_ref(), &mut counts) {
+            let how = (&propose::full_blocks as _, &shared as _);
+            if let Err(why) = run::check_model(model, how, seed, gpu.as_ref(), &mut counts) {
                 panic!("seed {seed}: {why}");
             }
         }
@@ -90,6 +93,37 @@ fn threads_that_share_compute_the_models() {
         counts.under_way > 20,
         "hardly ever were several points under way: {counts}"
     );
+}
+
+/// Threads that share out the points of each nest of a step, on models that nothing else runs by several threads.
+#[test]
+fn threads_that_step_together_compute_the_models() {
+    let gpu = gpu();
+    let mut counts = run::Counts::default();
+    let own = |random: &mut random::Random, target: &Target, _| propose::together(random, target);
+    for name in [
+        "gru",
+        "lstm",
+        "s5_zoh",
+        "s5_bidirectional",
+        "dense_lti_complex",
+        "shift_ssm",
+        "h3",
+        "mamba3_siso",
+        "mamba3_mimo",
+        "linear_attention_normalised",
+        "rwkv7",
+    ] {
+        let model = selscan_models::model(name).unwrap();
+        for seed in 0..u64::from((cases() / 80).max(6)) {
+            let how = (&propose::odd_points as _, &own as _);
+            if let Err(why) = run::check_model(model, how, seed, gpu.as_ref(), &mut counts) {
+                panic!("seed {seed}: {why}");
+            }
+        }
+    }
+    println!("oracle: {counts}");
+    assert_eq!(counts.refused, 0, "{counts}");
 }
 
 /// A sum over time that no output reads has a last state all the same, at every point. (Found by the random recurrences, once in

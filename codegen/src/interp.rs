@@ -3,10 +3,11 @@
 //! In: a program, memory by role, extents. Out: the memory, or the first access that leaves its buffer. Registers are
 //! f32 or f64 as typed; a function without an exact f32 result is its f64 meaning rounded. The turns of a Lane loop
 //! each start from the registers before it, and leave none behind; where they shuffle registers they run together,
-//! one statement after the other.
+//! one statement after the other, and what they have in common they may access only as their meetings order it.
 
 mod expr;
 mod memory;
+mod races;
 mod run;
 
 pub use memory::Memory;
@@ -61,6 +62,16 @@ pub enum InterpError {
         index: i64,
         /// Elements of the buffer.
         len: usize,
+    },
+    /// Lanes that access an element that they have in common, one of them to write it, with no meeting between.
+    #[error("proc {proc}: {buffer}[{index}] is written by one lane and accessed by another before they meet")]
+    Race {
+        /// The proc.
+        proc: String,
+        /// The buffer.
+        buffer: String,
+        /// The index.
+        index: usize,
     },
     /// An index that leaves 64 bits, or a division by 0.
     #[error("proc {proc}: {what} overflows 64 bits or divides by zero")]

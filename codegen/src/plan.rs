@@ -112,6 +112,9 @@ pub struct Plan {
     pub extents: Extents,
     /// Bytes that an item may keep for itself; what is beyond is memory of the launch.
     pub stack: u64,
+    /// Bytes that the threads of an item may have in common step by step, in a block's shared memory; what is beyond is memory
+    /// of the launch. Half of it, for the other half is the cache of what they all read.
+    pub common: u64,
     /// The precision of arithmetic.
     pub compute: Ty,
     /// The accepted schedule.
@@ -234,6 +237,10 @@ impl Plan {
             wide: target.gpu.is_some(),
             extents: extents.clone(),
             stack: target.gpu.as_ref().map_or(u64::MAX, |gpu| gpu.stack),
+            common: target
+                .gpu
+                .as_ref()
+                .map_or(0, |gpu| u64::from(gpu.shared_per_block / 2)),
             extent_names,
             compute: options.compute,
             schedule: *schedule,

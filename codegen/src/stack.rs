@@ -7,7 +7,7 @@
 
 use crate::dtype::Dtype;
 use crate::lanes::width;
-use crate::loop_ir::{Ix, LoopKind, Proc, Rhs, Role, Stmt, Var};
+use crate::loop_ir::{Buf, Ix, LoopKind, Proc, Rhs, Role, Stmt, Var};
 
 /// The proc with at most `most` bytes of scratch memory an item; new workspaces are appended. Before accesses are merged and
 /// operations written out: a scratch buffer is loaded and stored element by element.
@@ -25,27 +25,9 @@ pub fn bounded(mut proc: Proc, most: u64, workspaces: &mut Vec<(Dtype, Ix)>) -> 
     };
     let lanes = Ix::Const(i64::from(width(body).unwrap_or(1)));
     let count = proc.items.clone() * lanes.clone();
-    let mut own: Vec<(u64, usize)> = Vec::new();
-    for (i, buffer) in proc.buffers.iter().enumerate() {
-        if let (Role::Scratch, Ix::Const(len)) = (buffer.role, &buffer.len) {
-            own.push((len.unsigned_abs() * buffer.dtype.bytes() as u64, i));
-        }
-    }
-    own.sort_unstable();
-    let mut left: u64 = own.iter().map(|(bytes, _)| bytes).sum();
-    let mut moved = vec![false; proc.buffers.len()];
-    while left > most
-        && let Some((bytes, i)) = own.pop()
-    {
-        left -= bytes;
-        moved[i] = true;
-        let buffer = &mut proc.buffers[i];
-        buffer.len = buffer.len.clone() * count.clone();
-        buffer.role = Role::Workspace(workspaces.len() as u32);
-        workspaces.push((buffer.dtype, buffer.len.clone()));
-    }
-    if moved.contains(&true) {
-        let place = |ix: Ix, lane: Option<Var>| {
+    let moved = move_largest(&mut proc, Role::Scratch, most, &count, workspaces);
+    if moved.iter().any(Option::is_some) {
+        let place = |ix: Ix, _, lane: Option<Var>| {
             let thread = Ix::Var(item) * lanes.clone() + lane.map_or(Ix::Const(0), Ix::Var);
             ix * count.clone() + thread
         };
@@ -55,20 +37,76 @@ pub fn bounded(mut proc: Proc, most: u64, workspaces: &mut Vec<(Dtype, Ix)>) -> 
     proc
 }
 
+/// The same of what the threads of an item have in common, its elements one after another: theirs is one item's at a time, and
+/// neighbouring threads access neighbours as they are.
+#[must_use]
+pub fn bounded_in_common(
+    mut proc: Proc,
+    most: u64,
+    workspaces: &mut Vec<(Dtype, Ix)>,
+) -> Proc {
+    let [Stmt::For { var: item, .. }] = proc.body[..] else {
+        return proc;
+    };
+    let count = proc.items.clone();
+    let moved = move_largest(&mut proc, Role::Exchange, most, &count, workspaces);
+    if moved.iter().any(Option::is_some) {
+        let place = |ix: Ix, len: i64, _| Ix::Var(item) * Ix::Const(len) + ix;
+        let body = std::mem::take(&mut proc.body);
+        proc.body = block(body, &moved, None, &place);
+    }
+    proc
+}
+
+/// Makes workspaces of the largest buffers of a role, until the rest is no more than `most` bytes: by buffer, how many elements
+/// it had if it is one.
+fn move_largest(
+    proc: &mut Proc,
+    role: Role,
+    most: u64,
+    count: &Ix,
+    workspaces: &mut Vec<(Dtype, Ix)>,
+) -> Vec<Option<i64>> {
+    let mut own: Vec<(u64, usize, i64)> = Vec::new();
+    for (i, buffer) in proc.buffers.iter().enumerate() {
+        if let (true, Ix::Const(len)) = (buffer.role == role, &buffer.len) {
+            own.push((len.unsigned_abs() * buffer.dtype.bytes() as u64, i, *len));
+        }
+    }
+    own.sort_unstable();
+    let mut left: u64 = own.iter().map(|(bytes, ..)| bytes).sum();
+    let mut moved = vec![None; proc.buffers.len()];
+    while left > most
+        && let Some((bytes, i, len)) = own.pop()
+    {
+        left -= bytes;
+        let buffer = &mut proc.buffers[i];
+        moved[i] = Some(len);
+        buffer.len = buffer.len.clone() * count.clone();
+        buffer.role = Role::Workspace(workspaces.len() as u32);
+        workspaces.push((buffer.dtype, buffer.len.clone()));
+    }
+    moved
+}
+
+/// Where an element of a buffer lies, which had so many, for a lane.
+type Place<'a> = &'a dyn Fn(Ix, i64, Option<Var>) -> Ix;
+
 fn block(
     body: Vec<Stmt>,
-    moved: &[bool],
+    moved: &[Option<i64>],
     lane: Option<Var>,
-    place: &dyn Fn(Ix, Option<Var>) -> Ix,
+    place: Place<'_>,
 ) -> Vec<Stmt> {
-    let place_in = |stmt: Stmt| match stmt {
-        Stmt::Set(reg, Rhs::Load(buf, ix)) if moved[buf.0 as usize] => {
-            Stmt::Set(reg, Rhs::Load(buf, place(ix, lane)))
+    let of = |buf: Buf| moved[buf.0 as usize];
+    let place_in = |stmt: Stmt| match (of_stmt(&stmt).and_then(of), stmt) {
+        (Some(len), Stmt::Set(reg, Rhs::Load(buf, ix))) => {
+            Stmt::Set(reg, Rhs::Load(buf, place(ix, len, lane)))
         }
-        Stmt::Store(buf, ix, reg) if moved[buf.0 as usize] => {
-            Stmt::Store(buf, place(ix, lane), reg)
+        (Some(len), Stmt::Store(buf, ix, reg)) => {
+            Stmt::Store(buf, place(ix, len, lane), reg)
         }
-        stmt => {
+        (_, stmt) => {
             let lane = match stmt {
                 Stmt::For {
                     var,
@@ -83,11 +121,19 @@ fn block(
     body.into_iter().map(place_in).collect()
 }
 
+/// The buffer that a statement loads from or stores to.
+fn of_stmt(stmt: &Stmt) -> Option<Buf> {
+    match stmt {
+        Stmt::Set(_, Rhs::Load(buf, _)) | Stmt::Store(buf, ..) => Some(*buf),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dtype::Ty;
-    use crate::loop_ir::{Buf, BufferDecl, Reg};
+    use crate::loop_ir::{BufferDecl, Reg};
     use crate::sample::{empty, extent, for_};
 
     #[test]

@@ -2,6 +2,7 @@
 //! plan may refuse, and cases.
 
 use selscan_codegen::{Algorithm, Order, Schedule, Target, Ty};
+use selscan_dsl::AxisId;
 use selscan_models::Model;
 
 use crate::generate::Case;
@@ -22,6 +23,10 @@ pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Sched
             };
             // Most of the others are refused for it.
             let staged = order == Order::Staged;
+            if gpu && order == Order::Stepped && random.below(2) == 1 {
+                out.extend(together(random, target).pop());
+                continue;
+            }
             out.push(Schedule {
                 algorithm: if staged {
                     Algorithm::Sequential
@@ -100,21 +105,54 @@ pub fn shared(random: &mut Random, target: &Target) -> Vec<Schedule> {
     out
 }
 
-/// A model on random extents: blocks are full where they can be, so that threads may share.
-pub fn model_case(model: &Model, random: &mut Random) -> Case {
-    let rec = model.recurrence().unwrap();
-    let extent = |axis: &str, random: &mut Random| match axis {
+/// Schedules of a GPU whose threads run the steps of an item together.
+pub fn together(random: &mut Random, target: &Target) -> Vec<Schedule> {
+    if target.gpu.is_none() {
+        return Vec::new();
+    }
+    let of = |(warp, threads)| Schedule {
+        warp,
+        threads,
+        unroll: random.pick(&[1, 4, 3]),
+        ..Schedule::plain(Order::Stepped)
+    };
+    [(32, 64), (64, 64), (32, 32)].map(of).to_vec()
+}
+
+/// Extents under which blocks are full where they can be, so that threads may share.
+pub fn full_blocks(axis: &str, random: &mut Random) -> usize {
+    match axis {
         "L" => random.pick(&[0, 1, 5, 8, 16, 24, 33, 64]),
         "N" => random.pick(&[2, 4, 8, 16]),
         "D" => random.pick(&[16, 32, 3]),
         "G" => 1,
         _ => random.pick(&[1, 2]),
-    };
-    let names = rec.axes.iter().map(|a| a.name.clone());
-    let extents = names.map(|name| {
-        let n = extent(&name, random);
-        (name, n)
-    });
+    }
+}
+
+/// Extents whose points come out even among the threads of a warp, or not.
+pub fn odd_points(axis: &str, random: &mut Random) -> usize {
+    match axis {
+        "B" => random.pick(&[1, 2]),
+        "L" => random.pick(&[0, 1, 3, 6]),
+        "G" | "J" => 1,
+        "R" => random.pick(&[1, 2]),
+        _ => random.pick(&[4, 1, 3, 8, 12]),
+    }
+}
+
+/// A model on random extents.
+pub fn model_case(
+    model: &Model,
+    extent: &dyn Fn(&str, &mut Random) -> usize,
+    random: &mut Random,
+) -> Case {
+    let rec = model.recurrence().unwrap();
+    let own: Vec<usize> = rec.axes.iter().map(|a| extent(&a.name, random)).collect();
+    let axes = (0..rec.axes.len() as u8).map(AxisId);
+    // The second name of an axis is as long.
+    let of = |axis| own[rec.canonical(axis).0 as usize];
+    let extents = axes.map(|axis| (rec.axis_name(axis).to_owned(), of(axis)));
     let extents = extents.collect();
     let optional = rec.inputs.iter().filter(|i| i.optional);
     Case {

@@ -15,7 +15,7 @@ use selscan_models::Model;
 use selscan_runtime::{Args, Cpu, Device, Kernel, Tensor};
 
 use crate::generate::{Case, Tape, generate};
-use crate::propose::{model_case, schedules, shared};
+use crate::propose::{model_case, schedules};
 use crate::random::Random;
 
 /// The K of the tolerance rule.
@@ -176,20 +176,20 @@ fn storage(
     Storage { options, inputs }
 }
 
-/// Checks a model by schedules that share.
+/// Checks a model on such extents by the schedules that `propose` makes.
 pub fn check_model(
     model: &Model,
+    (extent, propose): (&dyn Fn(&str, &mut Random) -> usize, &Propose),
     seed: u64,
     gpu: Option<&Device>,
     counts: &mut Counts,
 ) -> Result<(), String> {
     let mut random = Random(seed);
-    let case = model_case(model, &mut random);
-    let own = |random: &mut Random, target: &Target, _| shared(random, target);
+    let case = model_case(model, extent, &mut random);
     // A step below 0 would let the states grow without bound.
     let mut ranges = vec![("delta", 0.0, 4.0), ("delta_bias", 0.0, 1.0)];
     ranges.extend(model.ranges);
-    check_case((&case, &ranges), random, &own, (&[], gpu), counts)
+    check_case((&case, &ranges), random, propose, (&[], gpu), counts)
 }
 
 /// Checks a text by the schedules that `propose` makes.
@@ -249,6 +249,10 @@ fn check_case(
     let mut small = Target::h200();
     if let Some(gpu) = &mut small.gpu {
         gpu.stack = 24;
+        // Next to nothing in common either.
+        if random.below(4) == 3 {
+            gpu.shared_per_block = 128;
+        }
     }
     let targets = [Target::generic(), small];
     let tried = targets.iter().flat_map(|target| {

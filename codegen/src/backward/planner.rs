@@ -449,6 +449,8 @@ impl<'a> Planner<'a> {
             wide: self.target.gpu.is_some(),
             extents: self.extents.clone(),
             stack: self.target.gpu.as_ref().map_or(u64::MAX, |gpu| gpu.stack),
+            // No threads run steps together.
+            common: 0,
             compute: self.options.compute,
             schedule: *self.schedule,
         })

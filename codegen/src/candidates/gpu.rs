@@ -151,6 +151,9 @@ pub(crate) fn proposals(
             || points * s.unroll as usize <= MOST_UNROLLED && points <= MOST_HELD
     });
     spared(&mut out, options);
+    if !saves {
+        out.extend(together(&base));
+    }
     // What runs any recurrence.
     for order in [Order::Tiled, Order::Stepped] {
         for unroll in [4, 1] {
@@ -520,6 +523,23 @@ fn few_large(base: &Schedule) -> [Schedule; 2] {
         ..*base
     };
     [of(2, 16, 256, 2, 1), of(1, 32, 512, 1, 0)]
+}
+
+/// Threads that share out the points of each nest of a step, whatever the recurrence.
+fn together(base: &Schedule) -> Vec<Schedule> {
+    let mut out = Vec::new();
+    for (warp, threads) in [(256, 256), (512, 512), (1024, 1024), (128, 128), (64, 64), (32, 64), (32, 128)] {
+        out.extend([4, 8, 1].map(|unroll| Schedule {
+            order: Order::Stepped,
+            tile: 16,
+            unroll,
+            warp,
+            threads,
+            ahead: 0,
+            ..*base
+        }));
+    }
+    out
 }
 
 /// Time in as many chunks as keep the GPU busy.

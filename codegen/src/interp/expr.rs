@@ -96,6 +96,16 @@ pub(super) enum Code {
         then: Vec<Code>,
         els: Vec<Code>,
     },
+    /// Of the lanes in lockstep, once for all of them.
+    Meet(Meeting),
+}
+
+/// What orders the accesses of lanes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Meeting {
+    Both,
+    Arrive,
+    Wait,
 }
 
 /// What a turn of a loop starts from.
@@ -241,7 +251,10 @@ impl Compiler<'_> {
                         });
                     }
                 }
-                Stmt::Prefetch(..) | Stmt::Sync | Stmt::Arrive | Stmt::Wait | Stmt::Meet => {}
+                Stmt::Prefetch(..) => {}
+                Stmt::Sync | Stmt::Meet => out.push(Code::Meet(Meeting::Both)),
+                Stmt::Arrive => out.push(Code::Meet(Meeting::Arrive)),
+                Stmt::Wait => out.push(Code::Meet(Meeting::Wait)),
                 Stmt::Copy(to, at, from, ix, count) => {
                     for k in 0..i64::from(*count) {
                         out.push(Code::Copy {

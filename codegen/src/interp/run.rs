@@ -3,8 +3,9 @@
 use selscan_dsl::Op;
 
 use super::InterpError;
-use super::expr::{Code, Expr, Kind, encode};
+use super::expr::{Code, Expr, Kind, Meeting, encode};
 use super::memory::{read, write};
+use super::races::Races;
 use crate::dtype::Ty;
 use crate::loop_ir::{LoopOp, Proc, Role};
 
@@ -19,6 +20,7 @@ pub(super) struct Machine<'a> {
     lane: usize,
     buffers: Vec<Option<Vec<u8>>>,
     lens: Vec<usize>,
+    races: Races,
 }
 
 /// Lanes that run together.
@@ -52,6 +54,7 @@ impl<'a> Machine<'a> {
             lockstep: None,
             lane: 0,
             buffers,
+            races: Races::new(proc, &lens),
             lens,
         }
     }
@@ -73,7 +76,7 @@ impl<'a> Machine<'a> {
         self.vars[lanes.var] = first as i64;
         match code {
             // Bounds are the same in every lane.
-            Code::Loop { .. } => {
+            Code::Loop { .. } | Code::Meet(_) => {
                 self.lockstep = Some(lanes);
                 self.step(code)
             }
@@ -189,6 +192,28 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// An access to what the lanes of an item have in common must be ordered with those of the others.
+    fn ordered(&self, fits: bool, buf: usize, index: usize) -> Result<(), InterpError> {
+        match fits {
+            true => Ok(()),
+            false => Err(InterpError::Race {
+                proc: self.proc.name.clone(),
+                buffer: self.proc.buffers[buf].name.clone(),
+                index,
+            }),
+        }
+    }
+
+    fn read(&mut self, buf: usize, at: usize) -> Result<(), InterpError> {
+        let fits = self.races.read(buf, at, self.lane);
+        self.ordered(fits, buf, at)
+    }
+
+    fn write(&mut self, buf: usize, at: usize) -> Result<(), InterpError> {
+        let fits = self.races.write(buf, at, self.lane);
+        self.ordered(fits, buf, at)
+    }
+
     fn bytes(&mut self, buf: usize) -> &mut [u8] {
         self.buffers[buf].as_deref_mut().unwrap_or_default()
     }
@@ -217,13 +242,20 @@ impl<'a> Machine<'a> {
                     Ty::I64 => value as u64,
                 };
             }
+            Code::Meet(meeting) => match meeting {
+                Meeting::Both => self.races.meet(),
+                Meeting::Arrive => self.races.arrive(),
+                Meeting::Wait => self.races.wait(),
+            },
             Code::Load { reg, ty, buf, at } => {
                 let at = self.at(*buf, at)?;
+                self.read(*buf, at)?;
                 let dtype = self.proc.buffers[*buf].dtype;
                 self.regs[*reg] = encode(*ty, read(self.bytes(*buf), dtype, at));
             }
             Code::LoadBits { reg, buf, at } => {
                 let at = self.at(*buf, at)?;
+                self.read(*buf, at)?;
                 let bytes = self.bytes(*buf);
                 self.regs[*reg] = u64::from(u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]));
             }
@@ -247,11 +279,13 @@ impl<'a> Machine<'a> {
                 dtype,
             } => {
                 let at = self.at(*buf, at)?;
+                self.write(*buf, at)?;
                 let value = number(*ty, self.regs[*reg]);
                 write(self.bytes(*buf), *dtype, at, value);
             }
             Code::StoreBits { buf, at, reg } => {
                 let at = self.at(*buf, at)?;
+                self.write(*buf, at)?;
                 let bits = (self.regs[*reg] as u16).to_le_bytes();
                 self.bytes(*buf)[2 * at..2 * at + 2].copy_from_slice(&bits);
             }
@@ -300,7 +334,10 @@ impl<'a> Machine<'a> {
         while at < hi {
             self.vars[var] = at;
             match kind {
-                Kind::Core => self.forget_scratch(),
+                Kind::Core => {
+                    self.forget_scratch();
+                    self.races.meet();
+                }
                 Kind::Lane(assigned) => {
                     for (&r, &bits) in assigned.iter().zip(&before) {
                         self.regs[r] = bits;

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use selscan_dsl::{AxisId, AxisSet, InputId, Node, NodeId, Part, ReduceOp, StateId, When};
 
 use super::chunks::Kept;
+use super::together::Own;
 use crate::dtype::{Dtype, Ty};
 use crate::ix::gcd;
 use crate::loop_ir::{
@@ -111,6 +112,8 @@ pub(super) struct Builder<'a> {
     pub tile_half: Ix,
     /// The axis whose points they share out.
     pub shared: Option<AxisId>,
+    /// What this thread has of the nest under way, where threads share out those of each nest.
+    pub own: Option<Own>,
     pub lanes: u32,
     pub vectors: u32,
     /// The step within the tile.
@@ -190,6 +193,7 @@ impl<'a> Builder<'a> {
             tile_now: Ix::Const(0),
             tile_half: Ix::Const(0),
             shared: None,
+            own: None,
             lanes: 1,
             vectors: 1,
             local: Ix::Const(0),
@@ -391,9 +395,8 @@ impl<'a> Builder<'a> {
         self.thread = Some(Ix::Var(var));
         self.shared = match self.pass.schedule.order {
             Order::Scanned => Some(self.pass.recurrence.time),
-            Order::Registers | Order::Tiled | Order::Stepped | Order::Staged => {
-                structure.state_inner.iter().next()
-            }
+            Order::Registers | Order::Tiled | Order::Staged => structure.state_inner.iter().next(),
+            Order::Stepped => None,
         };
     }
 
@@ -463,7 +466,10 @@ impl<'a> Builder<'a> {
                 then: vec![store],
                 els: vec![],
             }),
-            _ => self.stmt(store),
+            _ => {
+                let store = self.owned(store);
+                self.stmt(store);
+            }
         }
     }
 

@@ -91,32 +91,7 @@ impl Builder<'_> {
     ) {
         match axes {
             [] => body(self, &[]),
-            [axis] => {
-                let n = self.known(*axis);
-                let whole = n - n % unroll;
-                let name = self.pass.recurrence.axis_name(*axis).to_lowercase();
-                if whole == unroll {
-                    let at: Vec<Ix> = (0..whole).map(Ix::Const).collect();
-                    self.block(AxisSet::of(*axis), |b| body(b, &at));
-                } else if whole > 0 {
-                    self.serial(
-                        &name,
-                        AxisSet::of(*axis),
-                        Ix::Const(0),
-                        Ix::Const(whole),
-                        unroll,
-                        |b, at| {
-                            let at: Vec<Ix> =
-                                (0..unroll).map(|k| at.clone() + Ix::Const(k)).collect();
-                            body(b, &at);
-                        },
-                    );
-                }
-                if whole < n {
-                    let at: Vec<Ix> = (whole..n).map(Ix::Const).collect();
-                    self.block(AxisSet::of(*axis), |b| body(b, &at));
-                }
-            }
+            [axis] => self.turns(*axis, self.known(*axis), unroll, body),
             [axis, rest @ ..] => {
                 let name = self.pass.recurrence.axis_name(*axis).to_lowercase();
                 self.serial(
@@ -130,6 +105,33 @@ impl Builder<'_> {
                     },
                 );
             }
+        }
+    }
+
+    /// Loops over 0..n, unrolled by `unroll`, with `axis` bound: `body` gets the copies of one turn.
+    pub fn turns(
+        &mut self,
+        axis: AxisId,
+        n: i64,
+        unroll: i64,
+        body: &mut dyn FnMut(&mut Self, &[Ix]),
+    ) {
+        let bound = AxisSet::of(axis);
+        let whole = n - n % unroll;
+        if whole == unroll {
+            let at: Vec<Ix> = (0..whole).map(Ix::Const).collect();
+            self.block(bound, |b| body(b, &at));
+        } else if whole > 0 {
+            let name = self.pass.recurrence.axis_name(axis).to_lowercase();
+            let (lo, hi) = (Ix::Const(0), Ix::Const(whole));
+            self.serial(&name, bound, lo, hi, unroll, |b, at| {
+                let at: Vec<Ix> = (0..unroll).map(|k| at.clone() + Ix::Const(k)).collect();
+                body(b, &at);
+            });
+        }
+        if whole < n {
+            let at: Vec<Ix> = (whole..n).map(Ix::Const).collect();
+            self.block(bound, |b| body(b, &at));
         }
     }
 

@@ -30,8 +30,10 @@ impl Builder<'_> {
                     }
                     _ => at(self, of),
                 };
-                if let Ix::Const(_) = position.clone() / size.clone() {
-                    return position / size;
+                let group = position / size;
+                // An index variable is the same for all threads of an item.
+                if matches!(group, Ix::Const(_)) || self.own.is_some() {
+                    return group;
                 }
                 let frame = if lane {
                     0
@@ -47,7 +49,7 @@ impl Builder<'_> {
                     .var(self.pass.recurrence.axis_name(groups).to_lowercase());
                 self.frames[frame]
                     .stmts
-                    .push(Stmt::Let(var, position / size));
+                    .push(Stmt::Let(var, group));
                 self.frames[frame].groups.insert(key, Ix::Var(var));
                 Ix::Var(var)
             }
@@ -186,7 +188,10 @@ impl Builder<'_> {
         self.names += 1;
         self.proc.buffers.push(BufferDecl {
             name,
-            role: Role::Scratch,
+            role: match self.is_together() {
+                true => Role::Exchange,
+                false => Role::Scratch,
+            },
             dtype,
             len,
         });

@@ -23,6 +23,7 @@ mod staged;
 mod stepped;
 mod sums;
 mod tiled;
+mod together;
 mod turns;
 mod values;
 
@@ -34,7 +35,7 @@ use crate::loop_ir::{Ix, LoopKind, Proc, Program, Stmt, Var};
 use crate::narrow::is_narrow;
 use crate::plan::{Pass, Plan};
 use crate::schedule::Order;
-use crate::stack::bounded;
+use crate::stack::{bounded, bounded_in_common};
 use crate::wide::wide;
 use builder::Builder;
 pub(crate) use shared::tile_bytes;
@@ -62,6 +63,9 @@ pub fn lower(plan: &Plan) -> Program {
     for passes in plan.passes.chunk_by(|_, next| next.beside) {
         let pass = &passes[0];
         let mut proc = bounded(lower_passes(plan, passes), plan.stack, &mut workspaces);
+        if pass.schedule.order == Order::Stepped {
+            proc = bounded_in_common(proc, plan.common, &mut workspaces);
+        }
         if plan.wide {
             proc = wide(proc);
             if pass.schedule.ahead > 0 {

@@ -6,7 +6,8 @@
 //! last = h[..]
 //! ```
 //! A state is updated in place where every read of its old value is done by then; else its next value lies
-//! apart and is copied at the end of the step.
+//! apart and is copied at the end of the step. With `warp` above 1 the threads of a GPU share out the points of each nest
+//! ([`super::together`]) and meet after it.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Part, StateId, When};
 use super::builder::{Builder, Slot};
 use super::items::{What, Work, select};
 use super::values::reduce_identity;
-use crate::loop_ir::{Ix, Reg, Rhs, Stmt};
+use crate::loop_ir::{Ix, Reg, Rhs};
 use crate::structure::Level;
 
 /// Work that shares one loop nest.
@@ -40,7 +41,7 @@ pub(super) fn begin(b: &mut Builder<'_>) -> Open {
         (0..work.len()).partition(|&i| is_invariant(&work[i]));
     prologue(b, &work, &fixed);
     let nests = nests(b, &work, &moving);
-    let apart = states_apart(&work, &nests);
+    let apart = states_apart(b, &work, &nests);
     open_states(b, &apart);
     for &i in &moving {
         place(b, &work[i], None);
@@ -60,8 +61,11 @@ impl Open {
                     let next = b.own_state_ix(slot, When::Next);
                     let here = b.own_state_ix(slot, When::Prev);
                     let value = b.set(b.ty(), Rhs::Load(next.0, next.1));
-                    b.stmt(Stmt::Store(here.0, here.1, value));
+                    b.put(here.0, here.1, value);
                 });
+            }
+            if !self.apart.is_empty() {
+                b.meet();
             }
         });
     }
@@ -104,9 +108,10 @@ pub(super) fn open_states(b: &mut Builder<'_>, apart: &[StateId]) {
         each_state_point(b, state, |b, slot| {
             let value = b.load_initial(slot);
             let (buf, ix) = b.own_state_ix(slot, When::Prev);
-            b.stmt(Stmt::Store(buf, ix, value));
+            b.put(buf, ix, value);
         });
     }
+    b.meet();
 }
 
 /// Hands the last values to the caller.
@@ -137,16 +142,8 @@ fn each_state_point(
     mut body: impl FnMut(&mut Builder<'_>, Slot),
 ) {
     let inner = b.state_inner(state);
-    let slots = b.slots(state);
-    b.each_point(&inner, 1, &mut |b, at| {
-        b.each_unrolled(inner.last().copied(), at, |b| {
-            b.each_vector(|b| {
-                for &(slot, _) in &slots {
-                    body(b, slot);
-                }
-            });
-        });
-    });
+    let slots: Vec<Slot> = b.slots(state).into_iter().map(|(slot, _)| slot).collect();
+    b.each_state_point(&inner, &slots, &mut body);
 }
 
 /// Groups work into nests: each piece joins the first nest with its loops that comes after all it needs.
@@ -206,8 +203,9 @@ fn reduced_axis(b: &Builder<'_>, work: &Work) -> Option<AxisId> {
     }
 }
 
-/// States whose old value is read at or after their update, other than at the updated point.
-fn states_apart(work: &[Work], nests: &[Nest]) -> Vec<StateId> {
+/// States whose old value is read at or after their update, other than at the updated point; or by threads that have no
+/// point of their own.
+fn states_apart(b: &Builder<'_>, work: &[Work], nests: &[Nest]) -> Vec<StateId> {
     let mut apart = Vec::new();
     let home = |what: What| {
         nests
@@ -222,8 +220,33 @@ fn states_apart(work: &[Work], nests: &[Nest]) -> Vec<StateId> {
                 apart.push(state);
             }
         }
+        let (points, reduced) = own_loops(b, work, nest);
+        if b.is_together() && !b.shares_evenly(points, reduced) {
+            apart.extend(nest.work.iter().filter_map(|&i| match work[i].what {
+                What::Update(state) => Some(state),
+                _ => None,
+            }));
+        }
     }
+    apart.sort_unstable();
+    apart.dedup();
     apart
+}
+
+/// The loops of a nest whose points threads share out, and the one that is reduced in it.
+fn own_loops<'n>(
+    b: &Builder<'_>,
+    work: &[Work],
+    nest: &'n Nest,
+) -> (&'n [AxisId], Option<AxisId>) {
+    let reduces = nest
+        .work
+        .iter()
+        .any(|&i| reduced_axis(b, &work[i]).is_some());
+    match nest.loops.split_last() {
+        Some((&last, outer)) if reduces => (outer, Some(last)),
+        _ => (&nest.loops, None),
+    }
 }
 
 /// Emits one nest.
@@ -237,15 +260,21 @@ pub(super) fn run(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
                 b.with_axis(axis, at, -1, |b| outer(b, work, nest, depth + 1));
             });
         } else {
-            inner(b, work, nest);
+            inner(b, work, nest, nest.loops.last().copied());
         }
     }
-    b.block(AxisSet::EMPTY, |b| outer(b, work, nest, 0));
+    if b.is_together() {
+        let (points, reduced) = own_loops(b, work, nest);
+        b.each_own_point(points, reduced, &mut |b| inner(b, work, nest, reduced));
+        b.meet();
+    } else {
+        b.block(AxisSet::EMPTY, |b| outer(b, work, nest, 0));
+    }
     b.state_regs.clear();
 }
 
-fn inner(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
-    let last = nest.loops.last().copied();
+/// The innermost loop of a nest, over `last`.
+fn inner(b: &mut Builder<'_>, work: &[Work], nest: &Nest, last: Option<AxisId>) {
     let unroll = i64::from(b.pass.schedule.unroll);
     let mut sums: BTreeMap<(usize, i64), Reg> = BTreeMap::new();
     for &i in &nest.work {
@@ -259,9 +288,8 @@ fn inner(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
             });
         }
     }
-    let axes: Vec<AxisId> = last.into_iter().collect();
     let old = old_values(b, work, nest);
-    b.each_point(&axes, unroll, &mut |b, at| {
+    let mut turn = |b: &mut Builder<'_>, at: &[Ix]| {
         // Read before any of them is overwritten.
         for &id in &old {
             b.each_unrolled(last, at, |b| {
@@ -300,13 +328,23 @@ fn inner(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
                 What::Output(k) => b.each_unrolled(last, at, |b| b.each_vector(|b| output(b, k))),
             }
         }
-    });
+    };
+    match last {
+        Some(axis) if b.is_together() => b.each_own_part(axis, unroll, &mut turn),
+        Some(axis) => b.each_point(&[axis], unroll, &mut turn),
+        None => turn(b, &[]),
+    }
     for &i in &nest.work {
         if let What::Reduce(id) = work[i].what {
+            let (op, _) = reduction(b, id);
             let mut vector = 0;
             b.each_vector(|b| {
                 if let Some(&sum) = sums.get(&(i, vector)) {
-                    store_value(b, id, sum);
+                    let sum = b.of_all_parts(op, sum);
+                    if let Some(stored) = b.stored.get(&id).cloned() {
+                        let ix = b.stored_ix(&stored, &[]);
+                        b.put_reduced(stored.buf, ix, sum);
+                    }
                 }
                 vector += 1;
             });
@@ -340,7 +378,7 @@ fn old_values(b: &Builder<'_>, work: &[Work], nest: &Nest) -> Vec<NodeId> {
 pub(super) fn store_value(b: &mut Builder<'_>, id: NodeId, value: Reg) {
     if let Some(stored) = b.stored.get(&id).cloned() {
         let ix = b.stored_ix(&stored, &[]);
-        b.stmt(Stmt::Store(stored.buf, ix, value));
+        b.put(stored.buf, ix, value);
     }
 }
 
@@ -362,7 +400,7 @@ fn update(b: &mut Builder<'_>, state: StateId) {
         let key = b.copy_key(axes);
         b.state_regs.insert((slot, When::Next, key), value);
         let (buf, ix) = b.own_state_ix(slot, When::Next);
-        b.stmt(Stmt::Store(buf, ix, value));
+        b.put(buf, ix, value);
     }
 }
 

@@ -202,6 +202,28 @@ pub(crate) fn check_share(
     Ok(())
 }
 
+/// Whether threads can share out the points of each nest of a step.
+fn check_together(pass: &Pass) -> Result<(), Refusal> {
+    let s = &pass.schedule;
+    let no = |why: &str| {
+        let name = &pass.recurrence.name;
+        Err(Refusal(format!(
+            "{} threads cannot run the steps of {name} together: {why}; use warp=1",
+            s.warp
+        )))
+    };
+    if s.warp < 32 {
+        return no("they are fewer than those that meet, 32 or a block");
+    }
+    if s.lanes * s.block > 1 {
+        return no("an item has several points of the lane axis");
+    }
+    if pass.chunk.is_some() || pass.save > 0 || !pass.replays.is_empty() || pass.sums.is_some() {
+        return no("time is chunked, or states are saved for a gradient");
+    }
+    Ok(())
+}
+
 /// Whether threads can share an item as the schedule says.
 pub(super) fn check_threads(pass: &Pass, target: &Target) -> Result<(), Refusal> {
     let (rec, structure, s) = (&pass.recurrence, &pass.structure, &pass.schedule);
@@ -214,15 +236,23 @@ pub(super) fn check_threads(pass: &Pass, target: &Target) -> Result<(), Refusal>
             s.warp, s.order, target.name
         )));
     }
-    if !s.warp.is_power_of_two() || s.warp > 32 || !s.threads.is_multiple_of(32) || s.threads > 1024
+    // Step by step a whole block may run an item.
+    let block = s.order == Order::Stepped && s.warp == s.threads;
+    if !s.warp.is_power_of_two()
+        || s.warp > 32 && !block
+        || !s.threads.is_multiple_of(32)
+        || s.threads > 1024
     {
         return Err(Refusal(
-            "out of range: warp is 1, 2, 4, 8, 16 or 32, threads a multiple of 32 up to 1024"
+            "out of range: warp is 1, 2, 4, 8, 16 or 32 (for order=stepped also threads), threads a multiple of 32 up to 1024"
                 .into(),
         ));
     }
     if s.warp == 1 || s.order == Order::Scanned {
         return Ok(());
+    }
+    if s.order == Order::Stepped {
+        return check_together(pass);
     }
     let no = |why: String| {
         Err(Refusal(format!(
