@@ -64,7 +64,9 @@ pub enum InterpError {
         len: usize,
     },
     /// Lanes that access an element that they have in common, one of them to write it, with no meeting between.
-    #[error("proc {proc}: {buffer}[{index}] is written by one lane and accessed by another before they meet")]
+    #[error(
+        "proc {proc}: {buffer}[{index}] is written by one lane and accessed by another before they meet"
+    )]
     Race {
         /// The proc.
         proc: String,

@@ -40,11 +40,7 @@ pub fn bounded(mut proc: Proc, most: u64, workspaces: &mut Vec<(Dtype, Ix)>) -> 
 /// The same of what the threads of an item have in common, its elements one after another: theirs is one item's at a time, and
 /// neighbouring threads access neighbours as they are.
 #[must_use]
-pub fn bounded_in_common(
-    mut proc: Proc,
-    most: u64,
-    workspaces: &mut Vec<(Dtype, Ix)>,
-) -> Proc {
+pub fn bounded_in_common(mut proc: Proc, most: u64, workspaces: &mut Vec<(Dtype, Ix)>) -> Proc {
     let [Stmt::For { var: item, .. }] = proc.body[..] else {
         return proc;
     };
@@ -92,20 +88,13 @@ fn move_largest(
 /// Where an element of a buffer lies, which had so many, for a lane.
 type Place<'a> = &'a dyn Fn(Ix, i64, Option<Var>) -> Ix;
 
-fn block(
-    body: Vec<Stmt>,
-    moved: &[Option<i64>],
-    lane: Option<Var>,
-    place: Place<'_>,
-) -> Vec<Stmt> {
+fn block(body: Vec<Stmt>, moved: &[Option<i64>], lane: Option<Var>, place: Place<'_>) -> Vec<Stmt> {
     let of = |buf: Buf| moved[buf.0 as usize];
     let place_in = |stmt: Stmt| match (of_stmt(&stmt).and_then(of), stmt) {
         (Some(len), Stmt::Set(reg, Rhs::Load(buf, ix))) => {
             Stmt::Set(reg, Rhs::Load(buf, place(ix, len, lane)))
         }
-        (Some(len), Stmt::Store(buf, ix, reg)) => {
-            Stmt::Store(buf, place(ix, len, lane), reg)
-        }
+        (Some(len), Stmt::Store(buf, ix, reg)) => Stmt::Store(buf, place(ix, len, lane), reg),
         (_, stmt) => {
             let lane = match stmt {
                 Stmt::For {
@@ -174,5 +163,30 @@ mod tests {
         let (text, count) = moved(31);
         assert_eq!(count, 3);
         assert!(text.contains(" a[3*D + item] = r0"), "{text}");
+    }
+
+    /// What the threads of an item have in common lies item after item.
+    #[test]
+    fn what_is_in_common_is_an_items() {
+        let mut p = empty(extent(1));
+        p.buffers.push(BufferDecl {
+            name: "a".into(),
+            role: Role::Exchange,
+            dtype: Dtype::F32,
+            len: Ix::Const(8),
+        });
+        p.regs = vec![Ty::F32];
+        let (item, lane) = (p.var("item"), p.var("lane"));
+        let each = vec![
+            Stmt::Set(Reg(0), Rhs::Const(1.0)),
+            Stmt::Store(Buf(0), lane.into(), Reg(0)),
+        ];
+        let lanes = for_(lane, LoopKind::Lane(8), 0, 8, each);
+        p.body = vec![for_(item, LoopKind::Core, 0, extent(1), vec![lanes])];
+        let moved = |most: u64| bounded_in_common(p.clone(), most, &mut Vec::new()).to_string();
+        assert_eq!(moved(32), p.to_string());
+        let text = moved(31);
+        assert!(text.contains("workspace a: f32[8*D]"), "{text}");
+        assert!(text.contains("a[item*8 + lane] = r0"), "{text}");
     }
 }

@@ -114,6 +114,7 @@ pub fn together(random: &mut Random, target: &Target) -> Vec<Schedule> {
         warp,
         threads,
         unroll: random.pick(&[1, 4, 3]),
+        ahead: random.pick(&[0, 1]),
         ..Schedule::plain(Order::Stepped)
     };
     [(32, 64), (64, 64), (32, 32)].map(of).to_vec()

@@ -5,7 +5,9 @@
 //! share an item, either the steps of a tile (order=scanned) or whole chunks (two passes over the data). Layout: where
 //! time is innermost in memory a thread's steps are neighbours, which suits scanned; where channels are, neighbouring
 //! threads read neighbours, which suits order=registers. Order=staged suits both: where time is innermost and channels are
-//! many, and where channels are innermost and too few for a thread each.
+//! many, and where channels are innermost and too few for a thread each. What none of them fits is run step by step.
+
+mod together;
 
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
@@ -16,6 +18,7 @@ use crate::options::Options;
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Gpu;
+use together::{FEW, busiest, together};
 
 /// Warps of a multiprocessor that hide the latency of one another: 16 are what 128 registers a thread leave room for.
 const WARPS: usize = 15;
@@ -151,10 +154,17 @@ pub(crate) fn proposals(
             || points * s.unroll as usize <= MOST_UNROLLED && points <= MOST_HELD
     });
     spared(&mut out, options);
+    // What runs any recurrence: by several threads where a step has work for them, or channels are few.
     if !saves {
-        out.extend(together(&base));
+        let by = together((rec, structure), extents, options, &base);
+        let busiest = busiest(rec, structure, extents);
+        // One thread holds small states, but does not make matrix products of them while others are idle.
+        let matrix = busiest > 4 * states.max(FEW) && points < wanted / 4;
+        let at = if matrix { 0 } else { out.len() };
+        if busiest >= FEW || points < wanted {
+            out.splice(at..at, by);
+        }
     }
-    // What runs any recurrence.
     for order in [Order::Tiled, Order::Stepped] {
         for unroll in [4, 1] {
             out.push(Schedule {
@@ -523,23 +533,6 @@ fn few_large(base: &Schedule) -> [Schedule; 2] {
         ..*base
     };
     [of(2, 16, 256, 2, 1), of(1, 32, 512, 1, 0)]
-}
-
-/// Threads that share out the points of each nest of a step, whatever the recurrence.
-fn together(base: &Schedule) -> Vec<Schedule> {
-    let mut out = Vec::new();
-    for (warp, threads) in [(256, 256), (512, 512), (1024, 1024), (128, 128), (64, 64), (32, 64), (32, 128)] {
-        out.extend([4, 8, 1].map(|unroll| Schedule {
-            order: Order::Stepped,
-            tile: 16,
-            unroll,
-            warp,
-            threads,
-            ahead: 0,
-            ..*base
-        }));
-    }
-    out
 }
 
 /// Time in as many chunks as keep the GPU busy.

@@ -93,3 +93,52 @@ impl Races {
         fits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Dtype;
+    use crate::loop_ir::Ix;
+    use crate::sample::empty;
+
+    fn ours() -> Races {
+        let mut proc = empty(Ix::Const(1));
+        proc.buffers.push(BufferDecl {
+            name: "ours".into(),
+            role: Role::Exchange,
+            dtype: Dtype::F32,
+            len: Ix::Const(2),
+        });
+        Races::new(&proc, &[2])
+    }
+
+    #[test]
+    fn a_barrier_in_two_parts_orders_what_is_before_the_one_with_what_is_after_the_other() {
+        let mut races = ours();
+        assert!(races.write(0, 0, 3));
+        races.arrive();
+        // Its own it may read at once; another's, when it has waited.
+        assert!(races.read(0, 0, 3));
+        assert!(!races.read(0, 0, 2));
+        assert!(races.write(0, 1, 3));
+        races.wait();
+        assert!(races.read(0, 0, 1));
+        // Written after the arrival.
+        assert!(!races.read(0, 1, 1));
+        races.meet();
+        assert!(races.read(0, 1, 1));
+    }
+
+    #[test]
+    fn what_several_read_none_may_write() {
+        let mut races = ours();
+        assert!(races.read(0, 0, 1));
+        assert!(races.write(0, 0, 1));
+        races.meet();
+        assert!(races.read(0, 0, 1) && races.read(0, 0, 2));
+        assert!(!races.write(0, 0, 1));
+        races.meet();
+        assert!(races.write(0, 0, 1));
+        assert!(!races.write(0, 0, 2));
+    }
+}

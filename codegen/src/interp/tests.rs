@@ -5,7 +5,7 @@ use selscan_dsl::{InputId, Op};
 
 use super::*;
 use crate::dtype::{Dtype, Ty};
-use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Rhs};
+use crate::loop_ir::{Buf, BufferDecl, Ix, LoopKind, LoopOp, Reg, Rhs, Var};
 use crate::sample;
 
 fn program(proc: Proc) -> Program {
@@ -175,4 +175,46 @@ fn scratch_is_lost_between_items() {
             .iter()
             .all(|y| y.is_nan())
     );
+}
+
+/// What a lane writes another may read, and what it read another may write, only after they met.
+#[test]
+fn lanes_that_do_not_meet_are_found() {
+    let (own, other) = (Ix::Var(Var(1)), Ix::Const(3) - Ix::Var(Var(1)));
+    let (r, s) = (Reg(0), Reg(1));
+    let run = |body: Vec<Stmt>| {
+        let mut p = sample::empty(Ix::Const(2));
+        p.buffers = vec![BufferDecl {
+            name: "ours".into(),
+            role: Role::Exchange,
+            dtype: Dtype::F32,
+            len: Ix::Const(4),
+        }];
+        p.regs = vec![Ty::F32; 2];
+        let (item, lane) = (p.var("item"), p.var("lane"));
+        let mut all = vec![Stmt::Set(r, Rhs::Const(1.0)), Stmt::Meet];
+        all.extend(body);
+        let lanes = sample::for_(lane, LoopKind::Lane(4), 0, 4, all);
+        p.body = vec![sample::for_(item, LoopKind::Core, 0, 2, vec![lanes])];
+        let mut memory = Memory::new();
+        interp(&program(p), &mut memory, &[1, 1, 1])
+    };
+    let store = Stmt::Store(Buf(0), own, r);
+    let read_other = Stmt::Set(s, Rhs::Load(Buf(0), other.clone()));
+    let write_other = Stmt::Store(Buf(0), other, r);
+    let write_one = Stmt::Store(Buf(0), Ix::Const(0), r);
+    let race = |index| {
+        Err(InterpError::Race {
+            proc: "sample".into(),
+            buffer: "ours".into(),
+            index,
+        })
+    };
+    let met = |a: &Stmt, b: &Stmt| vec![a.clone(), Stmt::Meet, b.clone()];
+    assert_eq!(run(met(&store, &read_other)), Ok(()));
+    // Read by one lane, then written by another; written by all.
+    let after = |b: &Stmt| [met(&store, &read_other), vec![b.clone()]].concat();
+    assert_eq!(run(after(&store)), race(0));
+    assert_eq!(run(after(&write_other)), Ok(()));
+    assert_eq!(run(vec![write_one]), race(0));
 }

@@ -61,6 +61,8 @@ pub(super) struct Stored {
     pub buf: Buf,
     pub timed: bool,
     pub axes: Vec<AxisId>,
+    /// Elements from one row along the last of them to the next.
+    pub row: i64,
     pub laned: bool,
 }
 

@@ -1,10 +1,16 @@
 //! Where things lie: flat indices of tensors (row-major, in the order of their declared axes; complex elements as
 //! pairs) and of scratch memory.
 
-use selscan_dsl::{AxisId, AxisIndex, AxisSet, InputId, NodeId, Part, StateId, When};
+use selscan_dsl::{AxisId, AxisIndex, AxisSet, InputId, Node, NodeId, Part, StateId, When};
 
 use super::builder::{Builder, Slot, Stored};
 use crate::loop_ir::{Buf, BufferDecl, Ix, Reg, Rhs, Role, Stmt};
+
+/// Banks of a GPU's shared memory.
+const BANKS: i64 = 32;
+
+/// Elements after which a row that is loaded as one may begin: 16 bytes of the smallest type of arithmetic.
+const ROW: i64 = 4;
 
 impl Builder<'_> {
     /// Where an axis stands.
@@ -47,9 +53,7 @@ impl Builder<'_> {
                 let var = self
                     .proc
                     .var(self.pass.recurrence.axis_name(groups).to_lowercase());
-                self.frames[frame]
-                    .stmts
-                    .push(Stmt::Let(var, group));
+                self.frames[frame].stmts.push(Stmt::Let(var, group));
                 self.frames[frame].groups.insert(key, Ix::Var(var));
                 Ix::Var(var)
             }
@@ -181,8 +185,22 @@ impl Builder<'_> {
         } else {
             1
         };
-        let points = axes.iter().map(|&a| self.known(a)).product::<i64>();
-        let len = Ix::Const(points * width * steps.unwrap_or(1));
+        let (row, rows) = match axes.split_last() {
+            Some((&last, outer)) => (self.known(last), outer),
+            None => (1, axes),
+        };
+        let rows = rows.iter().map(|&a| self.known(a)).product::<i64>();
+        // Threads that read the same places of several rows at once find them in other banks.
+        let row = match self.is_together() && rows > 1 && row % BANKS == 0 {
+            true => row + BANKS / 4,
+            false => row,
+        };
+        let mut len = rows * row * width * steps.unwrap_or(1);
+        if self.is_together() {
+            // The next item's begins where rows do.
+            len += (-len).rem_euclid(ROW);
+        }
+        let len = Ix::Const(len);
         let dtype = self.ty.storage();
         let name = format!("{name}{}", self.names);
         self.names += 1;
@@ -200,6 +218,7 @@ impl Builder<'_> {
             buf,
             timed: steps.is_some(),
             axes: axes.to_vec(),
+            row,
             laned,
         }
     }
@@ -216,11 +235,37 @@ impl Builder<'_> {
     pub fn value_scratch(&mut self, id: NodeId, steps: Option<i64>) -> Stored {
         let rec = &self.pass.recurrence;
         let axes = rec.graph.axes(id);
-        let inner = self.pass.structure.inner_axes(rec, id).iter();
-        let inner: Vec<AxisId> = inner.collect();
+        let inner = self.pass.structure.inner_axes(rec, id);
+        let inner = self.memory_order(id, inner);
         let laned = self.laned(axes);
         let steps = steps.filter(|_| axes.contains(rec.time));
         self.scratch("v", &inner, laned, steps)
+    }
+
+    /// Some axes of a value in the order in which they lie in memory: where threads share out its points, that of the input it is
+    /// made of with the most of them (neighbours there are neighbours here), or of the state that has the most.
+    pub fn memory_order(&self, id: NodeId, axes: AxisSet) -> Vec<AxisId> {
+        let mut order: Vec<AxisId> = axes.iter().collect();
+        if !self.is_together() {
+            return order;
+        }
+        let rec = &self.pass.recurrence;
+        let of = |declared: &mut dyn Iterator<Item = AxisId>| -> Vec<AxisId> {
+            declared.filter(|&axis| axes.contains(axis)).collect()
+        };
+        let reached = rec.graph.reachable(&[id]).into_iter();
+        let inputs = reached.filter_map(|id| match rec.graph.node(id) {
+            Node::Input { index, .. } => Some(of(&mut index.iter().map(|i| i.axis()))),
+            _ => None,
+        });
+        let states = rec.states.iter();
+        let states = states.map(|s| of(&mut s.axes.iter().copied()));
+        let most = inputs.chain(states).filter(|axes| axes.len() > 1);
+        // The first of those that have as many.
+        let most = most.reduce(|a, b| if b.len() > a.len() { b } else { a });
+        let most = most.unwrap_or_default();
+        order.sort_by_key(|axis| most.iter().position(|a| a == axis));
+        order
     }
 
     /// Whether values over `axes` differ between the lanes of a block.
@@ -235,12 +280,16 @@ impl Builder<'_> {
         } else {
             Ix::Const(0)
         };
-        for &axis in &stored.axes {
+        for (k, &axis) in stored.axes.iter().enumerate() {
             let at = moved
                 .iter()
                 .find(|(a, _)| *a == axis)
                 .map_or_else(|| self.position(axis), |(_, ix)| ix.clone());
-            ix = ix * self.extent(axis) + at;
+            let own = match k + 1 == stored.axes.len() {
+                true => Ix::Const(stored.row),
+                false => self.extent(axis),
+            };
+            ix = ix * own + at;
         }
         if stored.laned {
             let vector = self

@@ -74,6 +74,8 @@ pub fn lower(plan: &Plan) -> Program {
                     (Order::Staged, _) => Tiles::After,
                     // Few threads wait for memory by themselves, and have registers for what arrives.
                     (Order::Scanned, _) if pass.schedule.several_under_way() => Tiles::Before,
+                    // A step of many threads is a few meetings: it must not wait for memory between them.
+                    (Order::Stepped, _) if pass.schedule.warp > 1 => Tiles::Before,
                     _ => Tiles::Never,
                 };
                 proc = ahead(proc, pass.schedule.ahead, tiles);

@@ -378,6 +378,7 @@ pub(super) fn before(
             buf,
             timed: true,
             axes: vec![],
+            row: 1,
             laned: false,
         };
         b.stored.insert(id, stored);

@@ -15,6 +15,7 @@ use selscan_dsl::{AxisId, AxisSet, Node, NodeId, Part, StateId, When};
 
 use super::builder::{Builder, Slot};
 use super::items::{What, Work, select};
+use super::together::Reduced;
 use super::values::reduce_identity;
 use crate::loop_ir::{Ix, Reg, Rhs};
 use crate::structure::Level;
@@ -169,28 +170,45 @@ pub(super) fn nests(b: &Builder<'_>, work: &[Work], of: &[usize]) -> Vec<Nest> {
             first = first.max(if own_point { nest } else { nest + 1 });
         }
         let fits = |(nest, loops): &(Nest, AxisSet)| {
-            *loops == w.loops && reduced.is_none_or(|axis| nest.loops.last() == Some(&axis))
+            let last = nest.loops.last();
+            let reduces = |i: &usize| reduced_axis(b, &work[*i]).is_some();
+            *loops == w.loops
+                && reduced.is_none_or(|axis| {
+                    // Points that threads share out have no order.
+                    last == Some(&axis) || b.is_together() && !nest.work.iter().any(reduces)
+                })
         };
         let found = (first..nests.len()).find(|&k| fits(&nests[k]));
         let k = found.unwrap_or_else(|| {
-            let mut loops: Vec<AxisId> = w.loops.iter().collect();
-            if let Some(axis) = reduced {
-                loops.retain(|&a| a != axis);
-                loops.push(axis);
-            }
-            nests.push((
-                Nest {
-                    loops,
-                    work: vec![],
-                },
-                w.loops,
-            ));
+            let nest = Nest {
+                loops: loop_order(b, w),
+                work: vec![],
+            };
+            nests.push((nest, w.loops));
             nests.len() - 1
         });
-        nests[k].0.work.push(i);
+        let nest = &mut nests[k].0;
+        if let Some(axis) = reduced {
+            nest.loops.retain(|&a| a != axis);
+            nest.loops.push(axis);
+        }
+        nest.work.push(i);
         home.insert(i, k);
     }
     nests.into_iter().map(|(nest, _)| nest).collect()
+}
+
+/// The loops of work, in the order in which what it stores lies in memory.
+fn loop_order(b: &Builder<'_>, work: &Work) -> Vec<AxisId> {
+    let rec = &b.pass.recurrence;
+    let declared = match work.what {
+        What::Update(state) => &rec.state(state).axes,
+        What::Output(k) => &rec.outputs[k].axes,
+        What::Value(id) | What::Reduce(id) => return b.memory_order(id, work.loops),
+    };
+    let mut loops: Vec<AxisId> = work.loops.iter().collect();
+    loops.sort_by_key(|axis| declared.iter().position(|a| a == axis));
+    loops
 }
 
 fn reduced_axis(b: &Builder<'_>, work: &Work) -> Option<AxisId> {
@@ -238,15 +256,35 @@ fn own_loops<'n>(
     b: &Builder<'_>,
     work: &[Work],
     nest: &'n Nest,
-) -> (&'n [AxisId], Option<AxisId>) {
-    let reduces = nest
-        .work
-        .iter()
-        .any(|&i| reduced_axis(b, &work[i]).is_some());
+) -> (&'n [AxisId], Option<Reduced>) {
+    let reduced = nest.work.iter().filter_map(|&i| match work[i].what {
+        What::Reduce(id) => Some(reduction(b, id).1),
+        _ => None,
+    });
+    let reduced: Vec<NodeId> = reduced.collect();
     match nest.loops.split_last() {
-        Some((&last, outer)) if reduces => (outer, Some(last)),
+        Some((&axis, outer)) if !reduced.is_empty() => {
+            let innermost = reads_along(b, &reduced, axis);
+            (outer, Some(Reduced { axis, innermost }))
+        }
         _ => (&nest.loops, None),
     }
+}
+
+/// Whether most of the tensors that values are made of, and that have an axis and others of the nest, lie innermost along it.
+fn reads_along(b: &Builder<'_>, values: &[NodeId], axis: AxisId) -> bool {
+    let (rec, inner) = (&b.pass.recurrence, b.pass.structure.inner);
+    let mut along = 0;
+    for id in rec.graph.reachable(values) {
+        if let Node::Input { index, .. } | Node::State { index, .. } = rec.graph.node(id) {
+            let axes: Vec<AxisId> = index.iter().map(|i| i.axis()).collect();
+            let own = axes.iter().filter(|&&a| inner.contains(a));
+            if axes.contains(&axis) && own.count() > 1 {
+                along += if axes.last() == Some(&axis) { 1 } else { -1 };
+            }
+        }
+    }
+    along >= 0
 }
 
 /// Emits one nest.
@@ -265,7 +303,8 @@ pub(super) fn run(b: &mut Builder<'_>, work: &[Work], nest: &Nest) {
     }
     if b.is_together() {
         let (points, reduced) = own_loops(b, work, nest);
-        b.each_own_point(points, reduced, &mut |b| inner(b, work, nest, reduced));
+        let last = reduced.map(|r| r.axis);
+        b.each_own_point(points, reduced, &mut |b| inner(b, work, nest, last));
         b.meet();
     } else {
         b.block(AxisSet::EMPTY, |b| outer(b, work, nest, 0));

@@ -4,21 +4,26 @@
 //! parts = the threads of a point: as many as a reduced axis can be shared out to evenly, where points are few
 //! for turn {
 //!     p = min(turn · warp / parts + thread / parts, points − 1);  r = thread mod parts
-//!     for k = r, r + parts, … of the reduced axis { … };  reductions: a butterfly over the parts
+//!     for k = unroll · r, unroll · (r + parts), … of the reduced axis { … };  reductions: a butterfly over the parts
 //!     stores where p is no other thread's too, of a reduction where r = 0
 //! }
 //! meet
 //! ```
-//! Neighbouring parts of a point read neighbouring elements of what is innermost along the reduced axis; values and states lie
-//! where all threads of the item see them. In: a [`Builder`] and a body. Out: the body's statements at this thread's points.
+//! So neighbouring threads read neighbours of what is innermost along the reduced axis; where that is another axis, they have
+//! neighbouring points (parts are 32 / parts threads apart). Values and states lie where all threads of the item see them.
+//! In: a [`Builder`] and a body. Out: the body's statements at this thread's points.
 
 use selscan_dsl::{AxisId, AxisSet, ReduceOp};
 
 use super::builder::{Builder, Slot};
+use crate::ix::gcd;
 use crate::loop_ir::{Buf, Ix, LoopOp, Reg, Rhs, Stmt};
 
-/// Parts of a point where a row of memory is to be read in pieces of 32 bytes or more.
+/// Parts of a point where a long row of memory is to be read in pieces of 32 bytes or more.
 const NEAR: i64 = 8;
+
+/// Elements of a long row.
+const LONG: i64 = 32;
 
 /// The most parts: a butterfly is among the threads of a warp.
 const MOST: i64 = 32;
@@ -31,12 +36,29 @@ pub(super) struct Shares {
     parts: i64,
     /// Points of a turn.
     each: i64,
+    /// Threads from one part of a point to the next.
+    apart: i64,
+}
+
+/// A loop over an axis that is reduced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Reduced {
+    pub axis: AxisId,
+    /// Whether what is read lies innermost along it.
+    pub innermost: bool,
 }
 
 impl Shares {
-    /// Of `points`, each a loop over `reduced` steps (1: none), among `threads`, a power of two.
-    fn of(points: i64, reduced: i64, threads: i64) -> Shares {
-        let wanted = (threads / points.max(1)).max(NEAR).min(MOST.min(threads));
+    /// Of `points`, each a loop over so many `reduced` elements (and whether they are neighbours), among `threads`, a power of
+    /// two.
+    fn of(points: i64, reduced: Option<(i64, bool)>, threads: i64) -> Shares {
+        let (reduced, innermost) = reduced.unwrap_or((1, true));
+        let least = if innermost && reduced >= LONG {
+            NEAR
+        } else {
+            1
+        };
+        let wanted = (threads / points.max(1)).max(least).min(MOST.min(threads));
         let mut parts = 1;
         while 2 * parts <= wanted && reduced % (2 * parts) == 0 {
             parts *= 2;
@@ -45,7 +67,26 @@ impl Shares {
             points,
             parts,
             each: threads / parts,
+            apart: if innermost {
+                1
+            } else {
+                MOST.min(threads) / parts
+            },
         }
+    }
+
+    /// The part and the point, of those of a turn, that a thread has.
+    fn place(self, thread: &Ix) -> (Ix, Ix) {
+        let (parts, apart) = (self.parts, self.apart);
+        if parts == 1 {
+            return (Ix::Const(0), thread.clone());
+        }
+        let part = (thread.clone() / Ix::Const(apart)).rest(parts);
+        let point = match apart {
+            1 => thread.clone() / Ix::Const(parts),
+            _ => thread.clone() / Ix::Const(parts * apart) * Ix::Const(apart) + thread.rest(apart),
+        };
+        (part, point)
     }
 
     /// Whether every thread has points of its own at every turn.
@@ -71,14 +112,14 @@ impl Builder<'_> {
     }
 
     /// How the points of `axes`, each with a loop over a reduced one, are shared out.
-    fn shares(&self, axes: &[AxisId], reduced: Option<AxisId>) -> Shares {
+    fn shares(&self, axes: &[AxisId], reduced: Option<Reduced>) -> Shares {
         let points = axes.iter().map(|&a| self.known(a)).product();
-        let reduced = reduced.map_or(1, |a| self.known(a));
+        let reduced = reduced.map(|r| (self.known(r.axis), r.innermost));
         Shares::of(points, reduced, i64::from(self.pass.schedule.warp))
     }
 
     /// Whether no thread reads a point that is another's, other than where it says so.
-    pub fn shares_evenly(&self, axes: &[AxisId], reduced: Option<AxisId>) -> bool {
+    pub fn shares_evenly(&self, axes: &[AxisId], reduced: Option<Reduced>) -> bool {
         self.shares(axes, reduced).is_even()
     }
 
@@ -86,26 +127,19 @@ impl Builder<'_> {
     pub fn each_own_point(
         &mut self,
         axes: &[AxisId],
-        reduced: Option<AxisId>,
+        reduced: Option<Reduced>,
         body: &mut dyn FnMut(&mut Self),
     ) {
         let shares = self.shares(axes, reduced);
-        let Shares {
-            points,
-            parts,
-            each,
-        } = shares;
-        let thread = self.thread_ix();
+        let Shares { points, each, .. } = shares;
+        let (part, own) = shares.place(&self.thread_ix());
         let bound: AxisSet = axes.iter().copied().collect();
         let turns = (points + each - 1) / each;
         let mut turn = |b: &mut Self, first: Ix| {
-            let point = first + thread.clone() / Ix::Const(parts);
+            let point = first + own.clone();
             b.own = Some(Own {
                 shares,
-                part: match parts {
-                    1 => Ix::Const(0),
-                    _ => thread.rest(parts),
-                },
+                part: part.clone(),
                 point: point.clone(),
             });
             let within = match shares.is_even() {
@@ -145,24 +179,34 @@ impl Builder<'_> {
         unroll: i64,
         body: &mut dyn FnMut(&mut Self, &[Ix]),
     ) {
-        let (parts, part) = match &self.own {
-            Some(own) => (own.shares.parts, own.part.clone()),
-            None => (1, Ix::Const(0)),
+        let Some(Own { shares, part, .. }) = self.own.clone() else {
+            return self.turns(axis, self.known(axis), unroll, body);
         };
-        let turns = self.known(axis) / parts;
+        let turns = self.known(axis) / shares.parts;
+        // All turns are alike: what is updated in place is loaded before, and stored after, all that a turn has of it.
+        let unroll = gcd(turns, unroll);
+        // Neighbours are loaded as one.
+        let near = if shares.apart == 1 { unroll } else { 1 };
         self.turns(axis, turns, unroll, &mut |b, at| {
-            let place = |k: &Ix| k.clone() * Ix::Const(parts) + part.clone();
-            let at: Vec<Ix> = at.iter().map(place).collect();
-            body(b, &at);
+            let mut own = Vec::with_capacity(at.len());
+            for (k, at) in at.iter().enumerate() {
+                let k = k as i64 % near;
+                let first = (at.clone() + Ix::Const(-k)) * Ix::Const(shares.parts);
+                own.push(first + part.clone() * Ix::Const(near) + Ix::Const(k));
+            }
+            body(b, &own);
         });
     }
 
     /// A reduction of what the threads of a point have each reduced.
     pub fn of_all_parts(&mut self, op: ReduceOp, mut sum: Reg) -> Reg {
-        let mut far = self.own.as_ref().map_or(1, |own| own.shares.parts) / 2;
+        let Some(Own { shares, .. }) = self.own else {
+            return sum;
+        };
+        let mut far = shares.parts / 2;
         while far > 0 {
-            let other = Rhs::Op(LoopOp::ShuffleXor(far as u8), vec![sum]);
-            let other = self.set(self.ty, other);
+            let lanes = LoopOp::ShuffleXor((far * shares.apart) as u8);
+            let other = self.set(self.ty, Rhs::Op(lanes, vec![sum]));
             sum = self.combine(op, sum, other);
             far /= 2;
         }
@@ -241,16 +285,42 @@ mod tests {
             let s = Shares::of(points, reduced, threads);
             (s.parts, s.each, s.is_even())
         };
+        let row = |n| Some((n, true));
         // Points enough: pieces of 8 elements, where they come out even.
-        assert_eq!(of(128, 128, 256), (8, 32, true));
-        assert_eq!(of(128, 12, 256), (4, 64, true));
-        assert_eq!(of(128, 7, 256), (1, 256, false));
+        assert_eq!(of(128, row(128), 256), (8, 32, true));
+        assert_eq!(of(128, row(36), 256), (4, 64, true));
+        assert_eq!(of(128, row(37), 256), (1, 256, false));
+        // Short sums, and those of no neighbours, are a thread's own.
+        assert_eq!(of(4096, row(4), 256), (1, 256, true));
+        assert_eq!(of(256, Some((128, false)), 256), (1, 256, true));
         // Few points: as many threads each as a warp has.
-        assert_eq!(of(16, 128, 256), (16, 16, true));
-        assert_eq!(of(1, 128, 256), (32, 8, false));
-        assert_eq!(of(0, 0, 32), (32, 1, true));
+        assert_eq!(of(16, row(128), 256), (16, 16, true));
+        assert_eq!(of(64, Some((128, false)), 256), (4, 64, true));
+        assert_eq!(of(1, row(128), 256), (32, 8, false));
+        assert_eq!(of(0, row(0), 32), (32, 1, true));
         // Nothing is reduced.
-        assert_eq!(of(4096, 1, 256), (1, 256, true));
-        assert_eq!(of(100, 1, 32), (1, 32, false));
+        assert_eq!(of(4096, None, 256), (1, 256, true));
+        assert_eq!(of(100, None, 32), (1, 32, false));
+    }
+
+    #[test]
+    fn every_thread_has_a_place() {
+        for innermost in [true, false] {
+            let s = Shares::of(16, Some((128, innermost)), 64);
+            let at = |ix: &Ix| ix.eval(&|_| 0, &|_| 0).unwrap_or(-1);
+            let of = |k: i64| {
+                let (part, point) = s.place(&Ix::Const(k));
+                (at(&part), at(&point))
+            };
+            let mut all: Vec<(i64, i64)> = (0..64).map(of).collect();
+            assert_eq!(of(1), if innermost { (1, 0) } else { (0, 1) });
+            // The parts of a point are threads of one warp.
+            for (k, (_, point)) in all.iter().enumerate() {
+                assert_eq!(point / (32 / s.parts), k as i64 / 32);
+            }
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), 64);
+        }
     }
 }

@@ -523,6 +523,10 @@ fn lanes_meet_between_a_store_and_a_load_of_another() {
         set(OTHER, Rhs::Load(Buf(3), Ix::Const(2))),
     );
     assert_eq!(turns(vec![load.clone(), store.clone()]), unmet());
+    // But for elements that each turn updates in place.
+    let own = set(OTHER, Rhs::Load(Buf(3), Ix::Const(1)));
+    assert_eq!(turns(vec![own.clone(), store.clone()]), None);
+    assert_eq!(turns(vec![own, load.clone(), store.clone()]), unmet());
     assert_eq!(turns(vec![Stmt::Meet, load, store]), None);
     // A loop that has no turn is no meeting.
     let found = with(&|store, load, turn| vec![store, serial(turn, vec![Stmt::Meet]), load]);

@@ -65,6 +65,22 @@ fn channels_last_share_states_where_they_are_too_few_for_a_thread_each() {
 }
 
 #[test]
+fn what_no_other_order_fits_is_run_by_a_quarter_as_many_threads_as_a_step_has_points() {
+    let gru = "#[ssm_kernel(H2 = H)] fn rnn(x: Tensor<B, L, H>, w: Tensor<H, H2>, h: State<B, H>) -> Tensor<B, L, H> \
+               { h = tanh(sum::<H2>(w * alias::<H, H2>(h)) + x); h }";
+    let of = |batch, hidden| {
+        let extents = [("B", batch), ("L", 64), ("H", hidden), ("H2", hidden)];
+        let s = first_of(gru, &extents, 0);
+        (s.order, s.warp, s.threads)
+    };
+    assert_eq!(of(1, 128), (Order::Stepped, 512, 512));
+    assert_eq!(of(1, 32), (Order::Stepped, 256, 256));
+    // A thread holds small states, but makes no matrix product while others are idle.
+    assert_eq!(of(1, 5).0, Order::Registers);
+    assert_eq!(of(1 << 20, 32).0, Order::Registers);
+}
+
+#[test]
 fn blocks_leave_the_fullest_multiprocessor_the_least_to_do() {
     // 16 warps everywhere: the largest blocks.
     assert_eq!(balanced(8 * 2048 * 4, 4, 132, 2048)[0], (512, 1));
