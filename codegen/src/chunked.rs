@@ -23,11 +23,16 @@ use crate::structure::Structure;
 pub(crate) type Passes = (Vec<Pass>, Vec<(Dtype, Ix)>);
 
 /// Steps that an item of windows begins earlier are whole ones of these, so that wide accesses stay so.
-const WHOLE: usize = 16;
+const WHOLE: usize = 8;
 
 /// Whether time is cut into chunks that each begin a little earlier, in place of passes: where all states are windows.
 pub(crate) fn is_windowed(scan: &Scan) -> bool {
     scan.class == Class::Shift && !scan.is_diagonal()
+}
+
+/// How many steps before its chunk a window begins; 0 where it is none.
+pub(crate) fn steps_before(rec: &Recurrence, extents: &Extents) -> usize {
+    reach(rec, extents).map_or(0, |n| n.max(1).next_multiple_of(WHOLE))
 }
 
 /// The pass over chunks of windows, of which nothing is left after some steps: each begins that much earlier. `whole` is the
@@ -35,13 +40,13 @@ pub(crate) fn is_windowed(scan: &Scan) -> bool {
 pub(crate) fn windowed(whole: Pass, extents: &Extents, chunk: u32) -> Result<Pass, Refusal> {
     let rec = &whole.recurrence;
     let no = |why: String| Err(Refusal(format!("chunks of windows {why}")));
-    let Some(reach) = reach(rec, extents) else {
+    let reach = steps_before(rec, extents);
+    if reach == 0 {
         return no(format!(
             "need states of which nothing is left after some steps; {} has others",
             rec.name
         ));
-    };
-    let reach = reach.next_multiple_of(WHOLE);
+    }
     if whole.schedule.order != Order::Registers || whole.schedule.share > 0 {
         return no("are run by order=registers without share".to_owned());
     }

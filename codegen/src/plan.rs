@@ -248,6 +248,23 @@ impl Plan {
     }
 }
 
+impl Pass {
+    /// Whether neighbouring items are to be neighbouring chunks: of windows, which are short, where time is innermost in memory.
+    #[must_use]
+    pub(crate) fn runs_along_time(&self) -> bool {
+        self.reach > 0 && time_is_last(&self.recurrence, &self.structure)
+    }
+}
+
+/// Whether time is innermost in what varies in time and along the lane axis.
+pub(crate) fn time_is_last(rec: &Recurrence, structure: &Structure) -> bool {
+    let inputs = rec.inputs.iter();
+    let mut streams = inputs.filter(|i| {
+        i.axes.contains(&rec.time) && structure.lane.is_some_and(|a| i.axes.contains(&a))
+    });
+    streams.all(|i| i.axes.last() == Some(&rec.time))
+}
+
 impl Plan {
     /// A number that divides the extent of an axis.
     #[must_use]

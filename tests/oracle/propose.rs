@@ -7,6 +7,7 @@ use selscan_models::Model;
 
 use crate::generate::Case;
 use crate::random::Random;
+use crate::run::Extent;
 
 /// Schedules of every order, of a CPU or a GPU.
 pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule> {
@@ -66,7 +67,7 @@ pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Sched
 pub fn windows(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule> {
     let gpu = target.gpu.is_some();
     let mut out = vec![Schedule::plain(Order::Registers)];
-    for chunk in [16, 19, 32, 40] {
+    for chunk in [8, 16, 19, 40] {
         out.push(Schedule {
             algorithm: Algorithm::Chunked { chunk },
             lanes: random.pick(&[1, target.lanes(compute)]),
@@ -143,11 +144,7 @@ pub fn odd_points(axis: &str, random: &mut Random) -> usize {
 }
 
 /// A model on random extents.
-pub fn model_case(
-    model: &Model,
-    extent: &dyn Fn(&str, &mut Random) -> usize,
-    random: &mut Random,
-) -> Case {
+pub fn model_case(model: &Model, extent: &Extent, random: &mut Random) -> Case {
     let rec = model.recurrence().unwrap();
     let own: Vec<usize> = rec.axes.iter().map(|a| extent(&a.name, random)).collect();
     let axes = (0..rec.axes.len() as u8).map(AxisId);

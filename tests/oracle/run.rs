@@ -179,7 +179,7 @@ fn storage(
 /// Checks a model on such extents by the schedules that `propose` makes.
 pub fn check_model(
     model: &Model,
-    (extent, propose): (&dyn Fn(&str, &mut Random) -> usize, &Propose),
+    (extent, propose): (&Extent, &Propose),
     seed: u64,
     gpu: Option<&Device>,
     counts: &mut Counts,
@@ -227,6 +227,9 @@ pub fn check(
 
 /// An input that lies elsewhere, for the states to stay bounded: name, least, greatest.
 type Range = (&'static str, f64, f64);
+
+/// What makes the extent of an axis by its name.
+pub type Extent = dyn Fn(&str, &mut Random) -> usize;
 
 /// What makes schedules for a target.
 pub type Propose = dyn Fn(&mut Random, &Target, Ty) -> Vec<Schedule>;

@@ -12,9 +12,10 @@ mod together;
 use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
 
-use crate::chunked::is_windowed;
+use crate::chunked::{is_windowed, steps_before};
 use crate::dtype::Ty;
 use crate::options::Options;
+use crate::plan::time_is_last;
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Gpu;
@@ -58,7 +59,7 @@ pub(crate) fn proposals(
     let streams = rec.inputs.iter().filter(|i| {
         i.axes.contains(&rec.time) && structure.lane.is_some_and(|a| i.axes.contains(&a))
     });
-    let time_last = streams.clone().all(|i| i.axes.last() == Some(&rec.time));
+    let time_last = time_is_last(rec, structure);
     let base = Schedule {
         tile: 32,
         ahead: 1,
@@ -96,8 +97,12 @@ pub(crate) fn proposals(
     if time_last || !saves && points < wanted / 2 {
         out.append(&mut shared);
     }
-    if steps > 1 && !saves && points < wanted && is_windowed(scan) {
-        out.extend(windows(&base, steps, wanted / points.max(1)));
+    if steps > 1 && !saves && is_windowed(scan) {
+        if time_last {
+            out.extend(short_windows(&base, steps, steps_before(rec, extents)));
+        } else if points < wanted {
+            out.extend(windows(&base, steps, wanted / points.max(1)));
+        }
     }
     let large = states > LARGE;
     if several && time_last && points < wanted {
@@ -401,6 +406,25 @@ fn windows(base: &Schedule, steps: usize, chunks: usize) -> Vec<Schedule> {
         ..*base
     };
     vec![of(chunk, 8), of(2 * chunk, 8), of(chunk, 16), of(chunk, 4)]
+}
+
+/// Windows where time is innermost: neighbouring threads have neighbouring chunks, as short as what a thread loads at once where
+/// as little comes before, so that a warp reads rows whole.
+fn short_windows(base: &Schedule, steps: usize, before: usize) -> Vec<Schedule> {
+    let least = if before > 8 { 4 * before } else { 8 };
+    let of = |chunk: usize, threads| Schedule {
+        algorithm: Algorithm::Chunked {
+            chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
+        },
+        unroll: 8,
+        threads,
+        ahead: 0,
+        ..*base
+    };
+    let all = [(1, 128), (2, 128), (1, 256), (4, 128), (8, 128)];
+    let all = all.map(|(k, threads)| (k * least, threads));
+    let all = all.into_iter().filter(|&(chunk, _)| chunk < steps);
+    all.map(|(chunk, threads)| of(chunk, threads)).collect()
 }
 
 /// Sizes of blocks, 16 warps a multiprocessor, of `all` threads: first those that leave the fullest multiprocessor the

@@ -129,6 +129,7 @@ fn lower_passes(plan: &Plan, passes: &[Pass]) -> Proc {
 }
 
 /// One dimension of the work items.
+#[derive(Clone)]
 enum Dim {
     /// A parallel axis, point by point.
     Axis(AxisId),
@@ -160,18 +161,29 @@ fn lower_pass(b: &mut Builder<'_>, item: Var) -> (Ix, Vec<Stmt>) {
         .map_or(Ix::Const(1), |n| blocks(n, width));
     let parts = pass.sums.as_ref().filter(|sums| sums.parts > 0);
     let chunks = pass.chunk.map(|c| {
-        pass.extents[rec.time.0 as usize]
-            .clone()
-            .div_ceil(i64::from(c))
+        let all = pass.extents[rec.time.0 as usize].clone();
+        let chunks = all.div_ceil(i64::from(c));
+        // Without a step there is still a last state.
+        match pass.reach > 0 && pass.last.iter().any(Option::is_some) {
+            true => chunks.clone() + (Ix::Const(1) - chunks.min(Ix::Const(1))),
+            false => chunks,
+        }
     });
     let mut dims: Vec<(Dim, Ix)> = Vec::new();
     for &axis in pass.structure.parallel.iter().filter(|&&a| Some(a) != lane) {
         dims.push((Dim::Axis(axis), pass.extents[axis.0 as usize].clone()));
     }
-    dims.extend(chunks.map(|n| (Dim::Chunk, n)));
+    let along = plan.wide && pass.runs_along_time();
+    let chunks = chunks.map(|n| (Dim::Chunk, n));
+    if !along {
+        dims.extend(chunks.clone());
+    }
     match parts {
         Some(sums) => dims.push((Dim::Parts, sums.all.clone())),
         None => dims.extend(lane.map(|_| (Dim::Blocks, blocks.clone()))),
+    }
+    if along {
+        dims.extend(chunks);
     }
     let items = dims
         .iter()
