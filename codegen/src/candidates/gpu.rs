@@ -408,10 +408,10 @@ fn windows(base: &Schedule, steps: usize, chunks: usize) -> Vec<Schedule> {
     vec![of(chunk, 8), of(2 * chunk, 8), of(chunk, 16), of(chunk, 4)]
 }
 
-/// Windows where time is innermost: neighbouring threads have neighbouring chunks, as short as what a thread loads at once where
-/// as little comes before, so that a warp reads rows whole.
+/// Windows where time is innermost: neighbouring threads have neighbouring chunks, as short as what comes before them where that
+/// is little, so that a warp reads rows whole.
 fn short_windows(base: &Schedule, steps: usize, before: usize) -> Vec<Schedule> {
-    let least = if before > 8 { 4 * before } else { 8 };
+    let least = if before > 16 { 8 * before } else { before };
     let of = |chunk: usize, threads| Schedule {
         algorithm: Algorithm::Chunked {
             chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
