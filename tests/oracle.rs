@@ -51,8 +51,12 @@ fn every_path_computes_the_recurrence() {
     let gpu = gpu();
     let tape = prop::collection::vec(any::<u8>(), 0..160);
     let result = runner.run(&(tape, any::<u64>()), |(tape, seed)| {
-        run::check(&tape, seed, &cpus, gpu.as_ref(), &mut counts.borrow_mut())
-            .map_err(TestCaseError::fail)
+        let checked = run::check(&tape, seed, &cpus, gpu.as_ref(), &mut counts.borrow_mut());
+        if let (Some(_), Err(why)) = (&gpu, &checked) {
+            // A process whose GPU has failed fails at whatever comes next: the first case is the one.
+            println!("{why}");
+        }
+        checked.map_err(TestCaseError::fail)
     });
     let counts = counts.into_inner();
     println!("oracle: {counts}");
@@ -179,7 +183,7 @@ fn windows_are_the_same_in_chunks() {
             extents.extend(inner);
             let devices = (&cpus[..], gpu.as_ref());
             // Whole chunks where states come and go.
-            let how = (seed % 6 == 5, seed as u64);
+            let how = (seed % 5 == 4, seed as u64);
             let propose = &propose::windows;
             if let Err(why) = run::check_text(text, &extents, how, propose, devices, &mut counts) {
                 panic!("seed {seed}: {why}");

@@ -63,6 +63,20 @@ pub enum InterpError {
         /// Elements of the buffer.
         len: usize,
     },
+    /// Neighbours that are accessed as one but do not begin at a multiple of their number.
+    #[error(
+        "proc {proc}: a row of {count} elements begins at {buffer}[{index}], which is no multiple of that"
+    )]
+    Row {
+        /// The proc.
+        proc: String,
+        /// The buffer.
+        buffer: String,
+        /// The index.
+        index: i64,
+        /// Elements of the row.
+        count: i64,
+    },
     /// Lanes that access an element that they have in common, one of them to write it, with no meeting between.
     #[error(
         "proc {proc}: {buffer}[{index}] is written by one lane and accessed by another before they meet"

@@ -7,7 +7,9 @@ use selscan_models::Model;
 
 use crate::generate::Case;
 use crate::random::Random;
-use crate::run::Extent;
+
+/// What makes the extent of an axis by its name.
+pub type Extent = dyn Fn(&str, &mut Random) -> usize;
 
 /// Schedules of every order, of a CPU or a GPU.
 pub fn schedules(random: &mut Random, target: &Target, compute: Ty) -> Vec<Schedule> {

@@ -15,7 +15,7 @@ use selscan_models::Model;
 use selscan_runtime::{Args, Cpu, Device, Kernel, Tensor};
 
 use crate::generate::{Case, Tape, generate};
-use crate::propose::{model_case, schedules};
+use crate::propose::{Extent, model_case, schedules};
 use crate::random::Random;
 
 /// The K of the tolerance rule.
@@ -228,9 +228,6 @@ pub fn check(
 /// An input that lies elsewhere, for the states to stay bounded: name, least, greatest.
 type Range = (&'static str, f64, f64);
 
-/// What makes the extent of an axis by its name.
-pub type Extent = dyn Fn(&str, &mut Random) -> usize;
-
 /// What makes schedules for a target.
 pub type Propose = dyn Fn(&mut Random, &Target, Ty) -> Vec<Schedule>;
 
@@ -252,10 +249,8 @@ fn check_case(
     let mut small = Target::h200();
     if let Some(gpu) = &mut small.gpu {
         gpu.stack = 24;
-        // Next to nothing in common either.
-        if random.below(4) == 3 {
-            gpu.shared_per_block = 128;
-        }
+        // Next to nothing in common either, of some.
+        gpu.shared_per_block = random.pick(&[128, 227 << 10, 227 << 10]);
     }
     let targets = [Target::generic(), small];
     let tried = targets.iter().flat_map(|target| {

@@ -5,7 +5,7 @@ use selscan_dsl::{AxisId, Op};
 use super::InterpError;
 use crate::dtype::{Dtype, Ty};
 use crate::lanes::{Lanes, in_lockstep};
-use crate::loop_ir::{Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Stmt, Var};
+use crate::loop_ir::{Buf, Ix, LoopKind, LoopOp, Proc, Reg, Rhs, Stmt, Var};
 
 /// An index whose extents are numbers.
 #[derive(Clone, PartialEq, Debug)]
@@ -96,6 +96,8 @@ pub(super) enum Code {
         then: Vec<Code>,
         els: Vec<Code>,
     },
+    /// A row of that many elements of a buffer begins there.
+    Row(usize, Expr, i64),
     /// Of the lanes in lockstep, once for all of them.
     Meet(Meeting),
 }
@@ -205,6 +207,11 @@ impl Compiler<'_> {
         })
     }
 
+    /// The check that a row begins where it may.
+    fn row(&self, buf: Buf, ix: &Ix, count: usize) -> Result<Code, InterpError> {
+        Ok(Code::Row(buf.0 as usize, self.ix(ix)?, count as i64))
+    }
+
     /// Where the machine keeps element `k` of a row: as an f64, behind the registers.
     fn place(&self, row: u32, k: u32) -> usize {
         self.proc.regs.len() + 8 * row as usize + k as usize
@@ -215,6 +222,7 @@ impl Compiler<'_> {
         for stmt in stmts {
             match stmt {
                 Stmt::LoadRow(regs, buf, ix) => {
+                    out.push(self.row(*buf, ix, regs.len())?);
                     for (k, &reg) in regs.iter().enumerate() {
                         let at = ix.clone() + Ix::Const(k as i64);
                         out.push(self.stmt(&Stmt::Set(reg, Rhs::Load(*buf, at)))?);
@@ -222,6 +230,7 @@ impl Compiler<'_> {
                 }
                 Stmt::Fetch(row, buf, ix) => {
                     let (_, count) = self.proc.rows[row.0 as usize];
+                    out.push(self.row(*buf, ix, count as usize)?);
                     for k in 0..count {
                         out.push(Code::Load {
                             reg: self.place(row.0, k),
@@ -266,6 +275,7 @@ impl Compiler<'_> {
                     }
                 }
                 Stmt::StoreRow(buf, ix, regs) => {
+                    out.push(self.row(*buf, ix, regs.len())?);
                     for (k, &reg) in regs.iter().enumerate() {
                         let at = ix.clone() + Ix::Const(k as i64);
                         out.push(self.stmt(&Stmt::Store(*buf, at, reg))?);

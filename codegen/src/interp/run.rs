@@ -242,6 +242,17 @@ impl<'a> Machine<'a> {
                     Ty::I64 => value as u64,
                 };
             }
+            Code::Row(buf, at, count) => {
+                let index = self.eval(at)?;
+                if index % count != 0 {
+                    return Err(InterpError::Row {
+                        proc: self.proc.name.clone(),
+                        buffer: self.proc.buffers[*buf].name.clone(),
+                        index,
+                        count: *count,
+                    });
+                }
+            }
             Code::Meet(meeting) => match meeting {
                 Meeting::Both => self.races.meet(),
                 Meeting::Arrive => self.races.arrive(),
