@@ -78,6 +78,7 @@ pub(super) fn open(b: &mut Builder<'_>) {
             b.stmt(Stmt::Store(buf, ix, value));
         });
     }
+    let mut all = Vec::new();
     for id in invariants(b.pass) {
         let stored = b.value_scratch(id, None);
         let stored = common(b, stored);
@@ -86,8 +87,10 @@ pub(super) fn open(b: &mut Builder<'_>) {
             let ix = b.stored_ix(&stored, &[]);
             b.stmt(Stmt::Store(stored.buf, ix, value));
         });
-        b.stored.insert(id, stored);
+        all.push((id, stored));
     }
+    // None is made of another's memory: lanes have not met yet.
+    b.stored.extend(all);
 }
 
 /// Whether lanes hand the states on.
@@ -138,4 +141,38 @@ fn each_own_point(b: &mut Builder<'_>, axes: &[AxisId], body: &mut dyn FnMut(&mu
             }
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use selscan_dsl::scan::prepare;
+    use selscan_dsl::{Extents, Recurrence};
+
+    use crate::verify::verify;
+    use crate::{Options, Plan, Target, lower};
+
+    /// Of a complex state b̄ is made of ā, which is handed on too.
+    #[test]
+    fn what_is_made_of_what_is_handed_on_is_there_before_lanes_meet() {
+        let text = "fn s4d(u: Tensor<B, H, L>, dt: Tensor<H>, a: Complex<H, N>, b: Complex<H, N>, x: ComplexState<B, H, N>) \
+                    -> Tensor<B, H, L> { let (p, q) = discretize::zoh(dt, a, b); x = p * x + q * u; sum::<N>(re(x)) }";
+        let scans = prepare(&Recurrence::parse(text).unwrap(), &|_| true, true);
+        let extent = |name: &str| match name {
+            "L" => 64,
+            _ => 2,
+        };
+        let axes = &scans[0].recurrence.axes;
+        let extents = Extents(axes.iter().map(|a| extent(&a.name)).collect());
+        let schedule =
+            "sequential order=scanned lanes=1 block=1 tile=4 unroll=2 warp=16 threads=32 share=1";
+        let schedule = schedule.parse().unwrap();
+        let (options, target) = (Options::default(), Target::h200());
+        let plan = Plan::new(&scans[0], &extents, &options, &target, &schedule).unwrap();
+        let program = lower(&plan);
+        assert!(program.to_string().contains("exchange v"), "{program}");
+        for proc in &program.procs {
+            verify(proc).unwrap();
+        }
+    }
 }
