@@ -70,27 +70,34 @@ fn every_path_computes_the_recurrence() {
     );
 }
 
-/// Threads that share steps, states and inputs, on models that they fit: the random recurrences are mostly none.
-#[test]
-fn threads_that_share_compute_the_models() {
+/// Runs models on so many random extents each, by the schedules that `how` makes.
+fn check_models(names: &[&str], how: (&propose::Extent, &run::Propose), seeds: u32) -> run::Counts {
     let gpu = gpu();
     let mut counts = run::Counts::default();
-    let shared = |random: &mut random::Random, target: &Target, _| propose::shared(random, target);
-    for name in [
-        "selective_scan_bdl",
-        "selective_scan",
-        "selective_scan_complex",
-        "s4d_zoh",
-    ] {
+    for name in names {
         let model = selscan_models::model(name).unwrap();
-        for seed in 0..u64::from((cases() / 40).max(10)) {
-            let how = (&propose::full_blocks as _, &shared as _);
+        for seed in 0..u64::from(seeds) {
             if let Err(why) = run::check_model(model, how, seed, gpu.as_ref(), &mut counts) {
                 panic!("seed {seed}: {why}");
             }
         }
     }
     println!("oracle: {counts}");
+    counts
+}
+
+/// Threads that share steps, states and inputs, on models that they fit: the random recurrences are mostly none.
+#[test]
+fn threads_that_share_compute_the_models() {
+    let shared = |random: &mut random::Random, target: &Target, _| propose::shared(random, target);
+    let names = [
+        "selective_scan_bdl",
+        "selective_scan",
+        "selective_scan_complex",
+        "s4d_zoh",
+    ];
+    let how = (&propose::full_blocks as _, &shared as _);
+    let counts = check_models(&names, how, (cases() / 40).max(10));
     let staged = counts.orders[counts.orders.len() - 1];
     assert!(staged > 20, "hardly a staged schedule was run: {counts}");
     assert!(
@@ -102,10 +109,8 @@ fn threads_that_share_compute_the_models() {
 /// Threads that share out the points of each nest of a step, on models that nothing else runs by several threads.
 #[test]
 fn threads_that_step_together_compute_the_models() {
-    let gpu = gpu();
-    let mut counts = run::Counts::default();
     let own = |random: &mut random::Random, target: &Target, _| propose::together(random, target);
-    for name in [
+    let names = [
         "gru",
         "lstm",
         "s5_zoh",
@@ -117,16 +122,9 @@ fn threads_that_step_together_compute_the_models() {
         "mamba3_mimo",
         "linear_attention_normalised",
         "rwkv7",
-    ] {
-        let model = selscan_models::model(name).unwrap();
-        for seed in 0..u64::from((cases() / 80).max(6)) {
-            let how = (&propose::odd_points as _, &own as _);
-            if let Err(why) = run::check_model(model, how, seed, gpu.as_ref(), &mut counts) {
-                panic!("seed {seed}: {why}");
-            }
-        }
-    }
-    println!("oracle: {counts}");
+    ];
+    let how = (&propose::odd_points as _, &own as _);
+    let counts = check_models(&names, how, (cases() / 80).max(6));
     assert_eq!(counts.refused, 0, "{counts}");
 }
 

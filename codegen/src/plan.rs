@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use selscan_dsl::scan::Scan;
-use selscan_dsl::{AxisId, AxisIndex, Extents, InputId, Node, Pair, Recurrence, StateId, When};
+use selscan_dsl::{
+    AxisId, AxisIndex, Extents, InputDecl, InputId, Node, Pair, Recurrence, StateId, When,
+};
 
 use crate::chunked::{is_windowed, passes, windowed};
 use crate::dtype::{Dtype, Ty};
@@ -256,13 +258,21 @@ impl Pass {
     }
 }
 
+/// The inputs that vary in time and along the lane axis.
+pub(crate) fn streams<'r>(
+    rec: &'r Recurrence,
+    structure: &Structure,
+) -> impl Iterator<Item = &'r InputDecl> {
+    let lane = structure.lane;
+    let varies = move |i: &&InputDecl| {
+        i.axes.contains(&rec.time) && lane.is_some_and(|a| i.axes.contains(&a))
+    };
+    rec.inputs.iter().filter(varies)
+}
+
 /// Whether time is innermost in what varies in time and along the lane axis.
 pub(crate) fn time_is_last(rec: &Recurrence, structure: &Structure) -> bool {
-    let inputs = rec.inputs.iter();
-    let mut streams = inputs.filter(|i| {
-        i.axes.contains(&rec.time) && structure.lane.is_some_and(|a| i.axes.contains(&a))
-    });
-    streams.all(|i| i.axes.last() == Some(&rec.time))
+    streams(rec, structure).all(|i| i.axes.last() == Some(&rec.time))
 }
 
 impl Plan {

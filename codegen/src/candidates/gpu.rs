@@ -15,7 +15,7 @@ use selscan_dsl::scan::Scan;
 use crate::chunked::{is_windowed, steps_before};
 use crate::dtype::Ty;
 use crate::options::Options;
-use crate::plan::time_is_last;
+use crate::plan::{streams, time_is_last};
 use crate::schedule::{Algorithm, Order, Schedule};
 use crate::structure::Structure;
 use crate::target::Gpu;
@@ -56,9 +56,6 @@ pub(crate) fn proposals(
     let complex = rec.states.iter().any(|s| s.complex);
     let words = if complex { 2 } else { 1 } * if options.compute == Ty::F64 { 2 } else { 1 };
     let states = inner.fold(words, usize::saturating_mul).max(1);
-    let streams = rec.inputs.iter().filter(|i| {
-        i.axes.contains(&rec.time) && structure.lane.is_some_and(|a| i.axes.contains(&a))
-    });
     let time_last = time_is_last(rec, structure);
     let base = Schedule {
         tile: 32,
@@ -71,8 +68,7 @@ pub(crate) fn proposals(
     let mut across = Vec::new();
     if scans {
         if words == 1 && !scan.resets() {
-            let row: usize = streams
-                .clone()
+            let row: usize = streams(rec, structure)
                 .map(|i| options.dtype(&i.name).bytes())
                 .sum();
             let multiprocessors = gpu.multiprocessors as usize;
@@ -161,8 +157,8 @@ pub(crate) fn proposals(
     spared(&mut out, options);
     // What runs any recurrence: by several threads where a step has work for them, or channels are few.
     if !saves {
-        let by = together((rec, structure), extents, options, &base);
         let busiest = busiest(rec, structure, extents);
+        let by = together((rec, structure), options, busiest, &base);
         // One thread holds small states, but does not make matrix products of them while others are idle.
         let matrix = busiest > 4 * states.max(FEW) && points < wanted / 4;
         let at = if matrix { 0 } else { out.len() };
@@ -372,9 +368,7 @@ fn staged_chunks(
     let whole = base.save.max(32) as usize;
     let chunk = steps.div_ceil(chunks).next_multiple_of(whole);
     let of = |tile: u32| Schedule {
-        algorithm: Algorithm::Chunked {
-            chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
-        },
+        algorithm: chunks_of(chunk),
         order: Order::Staged,
         tile,
         unroll: 4,
@@ -388,6 +382,13 @@ fn staged_chunks(
     [8, 4].map(of).to_vec()
 }
 
+/// Time in chunks of so many steps.
+fn chunks_of(steps: usize) -> Algorithm {
+    Algorithm::Chunked {
+        chunk: u32::try_from(steps).unwrap_or(u32::MAX),
+    }
+}
+
 /// Windows, in about so many chunks of time.
 fn windows(base: &Schedule, steps: usize, chunks: usize) -> Vec<Schedule> {
     const LEAST: usize = 64;
@@ -399,9 +400,7 @@ fn windows(base: &Schedule, steps: usize, chunks: usize) -> Vec<Schedule> {
         return Vec::new();
     }
     let of = |chunk: usize, unroll| Schedule {
-        algorithm: Algorithm::Chunked {
-            chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
-        },
+        algorithm: chunks_of(chunk),
         unroll,
         ..*base
     };
@@ -413,9 +412,7 @@ fn windows(base: &Schedule, steps: usize, chunks: usize) -> Vec<Schedule> {
 fn short_windows(base: &Schedule, steps: usize, before: usize) -> Vec<Schedule> {
     let least = if before > 16 { 8 * before } else { before };
     let of = |chunk: usize, threads| Schedule {
-        algorithm: Algorithm::Chunked {
-            chunk: u32::try_from(chunk).unwrap_or(u32::MAX),
-        },
+        algorithm: chunks_of(chunk),
         unroll: 8,
         threads,
         ahead: 0,

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use selscan_dsl::{AxisId, AxisSet, InputId, Node, NodeId, Part, ReduceOp, StateId, When};
 
 use super::chunks::Kept;
-use super::together::Own;
+use super::together::{Own, only_where};
 use crate::dtype::{Dtype, Ty};
 use crate::ix::gcd;
 use crate::loop_ir::{
@@ -462,12 +462,7 @@ impl<'a> Builder<'a> {
     pub fn store(&mut self, axes: &[AxisId], store: Stmt) {
         let own = self.shared.is_none_or(|axis| axes.contains(&axis));
         match self.thread.clone() {
-            Some(thread) if !own => self.stmt(Stmt::If {
-                lhs: thread,
-                rhs: Ix::Const(1),
-                then: vec![store],
-                els: vec![],
-            }),
+            Some(thread) if !own => self.stmt(only_where(thread, 1, store)),
             _ => {
                 let store = self.owned(store);
                 self.stmt(store);

@@ -140,7 +140,10 @@ impl Gathered {
         let (mut own, mut alike) = (Ix::Const(0), Ix::Const(0));
         for bit in far(self.sizes.warp) {
             if !values.len().is_multiple_of(2) {
-                values = values.iter().map(|&x| b.exchanged(x, bit as u32)).collect();
+                values = values
+                    .iter()
+                    .map(|&x| b.exchanged(ReduceOp::Sum, x, bit as u32))
+                    .collect();
                 alike = alike + bit_of(bit);
                 continue;
             }

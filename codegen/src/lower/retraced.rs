@@ -154,7 +154,8 @@ fn open(b: &mut Builder<'_>, parts: Parts, axis: AxisId) -> Retrace {
 /// The states after the last step, and sums over time: each of the threads of a point has a part.
 fn close(b: &mut Builder<'_>, r: &Retrace) {
     for &(slot, op, _, own) in &r.late {
-        let sum = near(r.sizes.warp).fold(own, |sum, bit| b.exchanged(sum, bit as u32));
+        let sum =
+            near(r.sizes.warp).fold(own, |sum, bit| b.exchanged(ReduceOp::Sum, sum, bit as u32));
         let first = b.load_initial(slot);
         let all = b.set(b.ty(), Rhs::Op(LoopOp::Math(op), vec![first, sum]));
         b.store_last(slot, all);

@@ -369,8 +369,7 @@ fn inner(b: &mut Builder<'_>, work: &[Work], nest: &Nest, last: Option<AxisId>) 
         }
     };
     match last {
-        Some(axis) if b.is_together() => b.each_own_part(axis, unroll, &mut turn),
-        Some(axis) => b.each_point(&[axis], unroll, &mut turn),
+        Some(axis) => b.each_own_part(axis, unroll, &mut turn),
         None => turn(b, &[]),
     }
     for &i in &nest.work {

@@ -7,7 +7,7 @@
 //! items write the same element. On a CPU the vectors' lanes stay apart: a summed output has them as its last axis. On a GPU
 //! they meet in a butterfly. In: a [`Builder`] whose pass has such outputs. Out: the loop over blocks, zeroes before it, stores.
 
-use selscan_dsl::{AxisId, AxisSet, Part};
+use selscan_dsl::{AxisId, AxisSet, Part, ReduceOp};
 
 use super::builder::{Builder, parts_of};
 use crate::dtype::{Dtype, Ty};
@@ -103,7 +103,7 @@ impl Builder<'_> {
             let lane = self.lane_var.map_or(Ix::Const(0), Ix::Var);
             let ix = self.part_ix(output, part, lane);
             let before = self.set(ty, Rhs::Load(buf, ix.clone()));
-            let both = self.combine(selscan_dsl::ReduceOp::Sum, before, value);
+            let both = self.combine(ReduceOp::Sum, before, value);
             return self.stmt(Stmt::Store(buf, ix, both));
         }
         let mut sum = self.butterfly(value, lanes / 2);
@@ -131,17 +131,17 @@ impl Builder<'_> {
     /// The sum of a value over groups of 2·`far` lanes, in each of them; 0: the value itself.
     fn butterfly(&mut self, mut sum: Reg, mut far: u32) -> Reg {
         while far > 0 {
-            sum = self.exchanged(sum, far);
+            sum = self.exchanged(ReduceOp::Sum, sum, far);
             far /= 2;
         }
         sum
     }
 
-    /// A value plus what the lane has whose number differs in a bit.
-    pub fn exchanged(&mut self, x: Reg, bit: u32) -> Reg {
+    /// A value reduced with what the lane has whose number differs in a bit.
+    pub fn exchanged(&mut self, op: ReduceOp, x: Reg, bit: u32) -> Reg {
         let other = Rhs::Op(LoopOp::ShuffleXor(bit as u8), vec![x]);
         let other = self.set(self.ty, other);
-        self.combine(selscan_dsl::ReduceOp::Sum, x, other)
+        self.combine(op, x, other)
     }
 
     /// Whether the lanes add up all the points of an output at once: each then has the sums of some.
@@ -186,7 +186,7 @@ impl Builder<'_> {
             let other = self.set(self.ty, Rhs::Op(select, vec![upper, low, high]));
             let theirs = Rhs::Op(LoopOp::ShuffleXor(bit as u8), vec![other]);
             let theirs = self.set(self.ty, theirs);
-            out.push(self.combine(selscan_dsl::ReduceOp::Sum, own, theirs));
+            out.push(self.combine(ReduceOp::Sum, own, theirs));
         }
         out
     }

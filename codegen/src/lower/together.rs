@@ -17,7 +17,7 @@ use selscan_dsl::{AxisId, AxisSet, ReduceOp};
 
 use super::builder::{Builder, Slot};
 use crate::ix::gcd;
-use crate::loop_ir::{Buf, Ix, LoopOp, Reg, Rhs, Stmt};
+use crate::loop_ir::{Buf, Ix, Reg, Stmt};
 
 /// Parts of a point where a long row of memory is to be read in pieces of 32 bytes or more.
 const NEAR: i64 = 8;
@@ -172,7 +172,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Loops over this thread's parts of a reduced axis, unrolled as [`Builder::each_point`] does.
+    /// Loops over an axis, or over this thread's parts of it, unrolled as [`Builder::each_point`] does.
     pub fn each_own_part(
         &mut self,
         axis: AxisId,
@@ -205,9 +205,7 @@ impl Builder<'_> {
         };
         let mut far = shares.parts / 2;
         while far > 0 {
-            let lanes = LoopOp::ShuffleXor((far * shares.apart) as u8);
-            let other = self.set(self.ty, Rhs::Op(lanes, vec![sum]));
-            sum = self.combine(op, sum, other);
+            sum = self.exchanged(op, sum, (far * shares.apart) as u32);
             far /= 2;
         }
         sum
@@ -266,7 +264,8 @@ impl Builder<'_> {
     }
 }
 
-fn only_where(lhs: Ix, below: i64, stmt: Stmt) -> Stmt {
+/// A statement where an index is below a number.
+pub(super) fn only_where(lhs: Ix, below: i64, stmt: Stmt) -> Stmt {
     Stmt::If {
         lhs,
         rhs: Ix::Const(below),

@@ -13,11 +13,10 @@ pub(super) const FEW: usize = 16;
 /// A quarter as many threads as the largest nest has points (measured, sm_90).
 pub(super) fn together(
     (rec, structure): (&Recurrence, &Structure),
-    extents: &Extents,
     options: &Options,
+    busiest: usize,
     base: &Schedule,
-) -> Vec<Schedule> {
-    let busiest = busiest(rec, structure, extents);
+) -> [Schedule; 6] {
     let unroll = row_of_matrix(rec, structure, options);
     let warp = 1 << (busiest as u32 / 4).clamp(32, 512).ilog2();
     let of = |warp: u32, unroll, ahead| Schedule {
@@ -30,17 +29,14 @@ pub(super) fn together(
         ..*base
     };
     let other = if unroll == 4 { 8 } else { 4 };
-    let mut out = vec![
+    [
         of(warp, unroll, 1),
         of(warp * 2, unroll, 1),
         of((warp / 2).max(32), unroll, 1),
         of(warp, other, 1),
         of(warp, unroll, 0),
         of(warp * 2, other, 1),
-    ];
-    // Within a warp of a larger block, or a block of one.
-    out.retain(|s| s.warp == 32 || s.warp == s.threads);
-    out
+    ]
 }
 
 /// The most inner points that a value of a step is computed at.
