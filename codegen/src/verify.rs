@@ -360,12 +360,17 @@ impl Verifier<'_> {
         })
     }
 
-    /// A row is 2, 4 or 8 neighbours that begin at a multiple of their number, at most 16 bytes.
+    /// A row is 2, 4 or 8 neighbours that begin at a multiple of their number, at most 16 bytes. Items' parts of a block's
+    /// memory lie one after another, and each begins at a multiple of its length.
     fn row(&self, regs: &[Reg], ix: &Ix, buf: Buf) -> Result<(), Fault> {
         self.buffer(buf)?;
         let decl = self.proc.buffer(buf);
         let fits = matches!(regs.len(), 2 | 4 | 8) && regs.len() * decl.dtype.bytes() <= 16;
-        if fits {
+        let whole = match (decl.role, &decl.len) {
+            (Role::Exchange, Ix::Const(len)) => len % regs.len() as i64 == 0,
+            _ => true,
+        };
+        if fits && whole {
             return self.ix(ix);
         }
         Err(Fault::Row {

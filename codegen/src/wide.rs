@@ -178,9 +178,14 @@ impl Widening<'_> {
 
     /// How many of the first accesses (by offset) make one row.
     fn row(&self, buf: Buf, base: &Ix, accesses: &[Access]) -> usize {
-        let most = 16 / self.proc.buffer(buf).dtype.bytes();
+        let decl = self.proc.buffer(buf);
+        let most = 16 / decl.dtype.bytes();
         let (_, first) = accesses[0];
-        let divisor = self.divisor(&(base.clone() + Ix::Const(first)));
+        let mut divisor = self.divisor(&(base.clone() + Ix::Const(first)));
+        if decl.role == Role::Exchange {
+            // An item's begins where that of the item before it ends.
+            divisor = gcd(divisor, self.divisor(&decl.len));
+        }
         for n in [8, 4, 2] {
             let fits = n <= most
                 && accesses.len() >= n
@@ -248,6 +253,7 @@ fn split(ix: &Ix) -> (&Ix, i64) {
 mod tests {
     use super::*;
     use crate::dtype::Dtype;
+    use crate::loop_ir::BufferDecl;
     use crate::sample::{empty, extent, for_, input, output};
 
     /// y[i·n + k] = x[i·n + k] for k of `offsets`, with the extent n a multiple of `multiple`.
@@ -295,6 +301,25 @@ mod tests {
         assert_eq!(pairs.matches("..] = [").count(), 4, "{pairs}");
         let none = copied(&all, 1, Dtype::Bf16);
         assert!(!none.contains(".."), "{none}");
+    }
+
+    #[test]
+    fn what_lanes_have_in_common_begins_at_a_multiple_of_its_length() {
+        let loaded = |len: i64| {
+            let mut p = empty(extent(0));
+            p.buffers = vec![BufferDecl {
+                name: "ours".into(),
+                role: Role::Exchange,
+                dtype: Dtype::F32,
+                len: Ix::Const(len),
+            }];
+            let item = p.var("item");
+            let loads = (0..4).map(|k| Stmt::Set(p.reg(Ty::F32), Rhs::Load(Buf(0), Ix::Const(k))));
+            let body = loads.collect();
+            p.body = vec![for_(item, LoopKind::Core, 0, extent(0), body)];
+            wide(p).to_string().matches("..]").count()
+        };
+        assert_eq!([15, 16, 18].map(loaded), [0, 1, 2]);
     }
 
     #[test]

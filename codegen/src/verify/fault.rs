@@ -135,7 +135,7 @@ pub enum Fault {
     NotFetched(u32),
     /// A row of neighbours that no access has.
     #[error(
-        "{buffer}: {count} elements are not accessed as one; 2, 4 or 8 of at most 16 bytes are"
+        "{buffer}: {count} elements are not accessed as one; 2, 4 or 8 of at most 16 bytes are, of what the lanes of an item have in common if its length is a multiple of them"
     )]
     Row {
         /// The buffer.

@@ -486,6 +486,17 @@ fn a_row_is_fetched_before_it_is_taken_and_as_wide_as_an_access() {
         Buf(0),
         Ix::Const(0)
     )]);
+    // The second item's begins at element 15.
+    faulty!(Fault::Row { count: 4, .. }, |p| {
+        p.proc.buffers.push(BufferDecl {
+            name: "ours".into(),
+            role: Role::Exchange,
+            dtype: Dtype::F32,
+            len: Ix::Const(15),
+        });
+        let own = Buf(p.proc.buffers.len() as u32 - 1);
+        vec![Stmt::LoadRow(vec![Reg(0); 4], own, Ix::Const(0))]
+    });
 }
 
 #[test]
