@@ -250,6 +250,12 @@ pub enum Error {
         why: String,
         log: String,
     },
+    /// A bug of NVRTC's: code that would access memory at an address that nothing computes.
+    #[error(
+        "NVRTC {} lost the computation of an address ({register}) in the code of a kernel, which is not used; another schedule \
+         or version of NVRTC may do, and please report it with the kernel's text", version(*.nvrtc)
+    )]
+    LostAddress { nvrtc: (u32, u32), register: String },
     /// Memory that the GPU does not have.
     #[error(
         "{device} did not give {bytes} bytes of memory ({free} of {total} are free); split the batch or the channels into \

@@ -125,6 +125,7 @@ impl From<Error> for Failure {
             | Error::Panicked { .. }
             | Error::Host(_)
             | Error::Nvrtc { .. }
+            | Error::LostAddress { .. }
             | Error::Cuda { .. } => Failure::Internal(error.to_string()),
             Error::Untunable { .. } => Failure::Wrong(error.to_string()),
             _ => Failure::Usage(error.to_string()),

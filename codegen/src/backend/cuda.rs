@@ -399,39 +399,42 @@ __device__ __forceinline__ unsigned both(double l, double h) {
     return x.bits | ((unsigned)y.bits << 16);
 }
 
+// Assembly gets addresses as numbers. NVRTC (12.9 to 13.5) finds the steps between addresses, and may then lose those that are
+// pointers in assembly and come again behind a branch: the access goes to whatever is in a register that nothing writes.
+__device__ __forceinline__ unsigned long long address(const void* at) { return (unsigned long long)at; }
 // Loads that stay where they are: those of the read-only path are put off to where their values are used.
 __device__ __forceinline__ void fetch(uint4& row, const void* at) {
-    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(row.x), "=r"(row.y), "=r"(row.z), "=r"(row.w) : "l"(at));
+    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(row.x), "=r"(row.y), "=r"(row.z), "=r"(row.w) : "l"(address(at)));
 }
 __device__ __forceinline__ void fetch(uint2& row, const void* at) {
-    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(row.x), "=r"(row.y) : "l"(at));
+    asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(row.x), "=r"(row.y) : "l"(address(at)));
 }
 __device__ __forceinline__ void fetch(uint1& row, const void* at) {
-    asm volatile("ld.global.u32 %0, [%1];" : "=r"(row.x) : "l"(at));
+    asm volatile("ld.global.u32 %0, [%1];" : "=r"(row.x) : "l"(address(at)));
 }
 __device__ __forceinline__ void fetch(ushort1& row, const void* at) {
-    asm volatile("ld.global.u16 %0, [%1];" : "=h"(row.x) : "l"(at));
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(row.x) : "l"(address(at)));
 }
 __device__ __forceinline__ void fetch(float4& row, const void* at) {
-    asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(row.x), "=f"(row.y), "=f"(row.z), "=f"(row.w) : "l"(at));
+    asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(row.x), "=f"(row.y), "=f"(row.z), "=f"(row.w) : "l"(address(at)));
 }
 __device__ __forceinline__ void fetch(float2& row, const void* at) {
-    asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(row.x), "=f"(row.y) : "l"(at));
+    asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(row.x), "=f"(row.y) : "l"(address(at)));
 }
 __device__ __forceinline__ void fetch(float1& row, const void* at) {
-    asm volatile("ld.global.f32 %0, [%1];" : "=f"(row.x) : "l"(at));
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(row.x) : "l"(address(at)));
 }
 __device__ __forceinline__ void fetch(double2& row, const void* at) {
-    asm volatile("ld.global.v2.f64 {%0, %1}, [%2];" : "=d"(row.x), "=d"(row.y) : "l"(at));
+    asm volatile("ld.global.v2.f64 {%0, %1}, [%2];" : "=d"(row.x), "=d"(row.y) : "l"(address(at)));
 }
 __device__ __forceinline__ void fetch(double1& row, const void* at) {
-    asm volatile("ld.global.f64 %0, [%1];" : "=d"(row.x) : "l"(at));
+    asm volatile("ld.global.f64 %0, [%1];" : "=d"(row.x) : "l"(address(at)));
 }
 // In shared memory after the next arrived() of this thread.
 template <int BYTES> __device__ __forceinline__ void copy_async(void* to, const void* from) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
-        : : "r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "n"(BYTES) : "memory");
+        : : "r"((unsigned)__cvta_generic_to_shared(to)), "l"(address(from)), "n"(BYTES) : "memory");
 #else
     memcpy(to, from, BYTES);
 #endif
@@ -463,7 +466,7 @@ __device__ __forceinline__ void wait(unsigned barrier, unsigned& phase) {
 #endif
 }
 template <class T> __device__ __forceinline__ void prefetch(const T* at) {
-    asm volatile("prefetch.global.L2 [%0];" : : "l"(at));
+    asm volatile("prefetch.global.L2 [%0];" : : "l"(address(at)));
 }
 __device__ __forceinline__ void pin(float& x) { asm volatile("" : "+f"(x)); }
 

@@ -10,6 +10,7 @@
 //! pool     memory of launches                 index    which of them a plan was compiled to
 //! staging  launches over the host's tensors   program  a program as kernels, launched
 //! graph    launches recorded                  event    time
+//! ptx      what NVRTC hands to its assembler, checked
 //! ```
 
 mod code;
@@ -22,6 +23,7 @@ mod memory;
 pub mod nvrtc;
 pub(super) mod pool;
 pub(super) mod program;
+mod ptx;
 mod staging;
 pub(super) mod tensor;
 

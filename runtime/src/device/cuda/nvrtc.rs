@@ -3,11 +3,12 @@
 //! In: a text and a compute capability. Out: [`Compiled`], the CUBIN and what each function of it takes of a
 //! multiprocessor, as the assembler reports it.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 
 use serde::{Deserialize, Serialize};
 
 use super::library::{self, Nvrtc, Program};
+use super::ptx;
 use crate::error::Error;
 
 /// The first version of NVRTC that uses the driver's cache ("Caching (CUDA 12.9+)", NVRTC's user guide).
@@ -76,7 +77,7 @@ pub(crate) fn options(capability: u32, version: (u32, u32)) -> Vec<String> {
 ///
 /// # Errors
 /// [`Error::NoNvrtc`]; [`Error::NvrtcTarget`] if NVRTC does not know the capability; [`Error::Nvrtc`] with the
-/// compiler's log if it refuses the text.
+/// compiler's log if it refuses the text; [`Error::LostAddress`] if it makes code that no GPU may run.
 pub fn compile(text: &str, capability: u32) -> Result<Compiled, Error> {
     let nvrtc = library::nvrtc()?;
     check_target(nvrtc, capability)?;
@@ -114,16 +115,20 @@ pub fn compile(text: &str, capability: u32) -> Result<Compiled, Error> {
     let compiled =
         unsafe { (nvrtc.compile)(program.program, pointers.len() as c_int, pointers.as_ptr()) };
     let log = program.log();
-    program
-        .check(compiled)
-        .and_then(|()| program.cubin())
-        .map(|cubin| Compiled {
-            cubin,
-            functions: functions(&log),
-            log: log.clone(),
-            version: nvrtc.version,
-        })
-        .map_err(|why| refused(why, log))
+    let made = program.check(compiled).and_then(|()| program.cubin());
+    let cubin = made.map_err(|why| refused(why, log.clone()))?;
+    if let Some(register) = ptx::unwritten(&program.ptx()) {
+        return Err(Error::LostAddress {
+            nvrtc: nvrtc.version,
+            register: register.to_owned(),
+        });
+    }
+    Ok(Compiled {
+        cubin,
+        functions: functions(&log),
+        log,
+        version: nvrtc.version,
+    })
 }
 
 /// Whether NVRTC makes code for a compute capability.
@@ -147,6 +152,11 @@ fn check_target(nvrtc: &Nvrtc, wanted: u32) -> Result<(), Error> {
         known: known.join(", "),
     })
 }
+
+/// A function that says how many bytes something of a program has.
+type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
+/// A function that writes them.
+type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 
 /// A program of NVRTC's, freed at the end.
 struct Compiling<'n> {
@@ -174,27 +184,35 @@ impl Compiling<'_> {
         Err(text.to_string_lossy().into_owned())
     }
 
-    fn log(&self) -> String {
-        let mut size = 0;
+    /// What a pair of functions gives of the program: how many bytes, and the bytes.
+    fn bytes(&self, size: Size, get: Get) -> Result<Vec<u8>, String> {
+        let mut len = 0;
         // SAFETY: it writes one size.
-        if unsafe { (self.nvrtc.log_size)(self.program, &raw mut size) } != 0 || size == 0 {
-            return String::new();
-        }
-        let mut text = vec![0u8; size];
-        // SAFETY: it writes `size` bytes, the last a NUL.
-        unsafe { (self.nvrtc.log)(self.program, text.as_mut_ptr().cast()) };
+        self.check(unsafe { size(self.program, &raw mut len) })?;
+        let mut bytes = vec![0u8; len];
+        // SAFETY: it writes `len` bytes.
+        self.check(unsafe { get(self.program, bytes.as_mut_ptr().cast()) })?;
+        Ok(bytes)
+    }
+
+    /// A text, which ends in NUL; none if it is not given.
+    fn text(&self, size: Size, get: Get) -> String {
+        let text = self.bytes(size, get).unwrap_or_default();
         String::from_utf8_lossy(&text)
             .trim_end_matches(['\0', '\n'])
             .to_owned()
     }
 
+    fn log(&self) -> String {
+        self.text(self.nvrtc.log_size, self.nvrtc.log)
+    }
+
+    fn ptx(&self) -> String {
+        self.text(self.nvrtc.ptx_size, self.nvrtc.ptx)
+    }
+
     fn cubin(&self) -> Result<Vec<u8>, String> {
-        let mut size = 0;
-        // SAFETY: it writes one size.
-        self.check(unsafe { (self.nvrtc.cubin_size)(self.program, &raw mut size) })?;
-        let mut cubin = vec![0u8; size];
-        // SAFETY: it writes `size` bytes.
-        self.check(unsafe { (self.nvrtc.cubin)(self.program, cubin.as_mut_ptr().cast()) })?;
+        let cubin = self.bytes(self.nvrtc.cubin_size, self.nvrtc.cubin)?;
         if cubin.is_empty() {
             return Err("it made no machine code".to_owned());
         }

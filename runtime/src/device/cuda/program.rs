@@ -98,7 +98,8 @@ impl Cuda {
     /// Compiles a program, or reads what an earlier process compiled.
     ///
     /// # Errors
-    /// [`Error::NoNvrtc`], [`Error::OldDriver`]; [`Error::Jit`], [`Error::Nvrtc`] on a bug of the compiler.
+    /// [`Error::NoNvrtc`], [`Error::OldDriver`]; [`Error::Jit`], [`Error::Nvrtc`], [`Error::LostAddress`] on a bug of a
+    /// compiler.
     pub fn compile(&self, program: &Program) -> Result<CudaProgram, Error> {
         self.not_while_recording("a kernel had to be compiled", WARM)?;
         let panicked = |why| Error::Jit {
