@@ -2,11 +2,14 @@
 //! eval = interp = JIT under the one tolerance rule |y − y64| ≤ K·ε·m (m from `eval_with_bound`).
 //!
 //! `SELSCAN_ORACLE_CASES=N` runs N random recurrences instead of the default; each is run under several schedules.
-//! Plans for a GPU are interpreted; `SELSCAN_ORACLE_DEVICE=cuda:0` runs them there too.
+//! Plans for a GPU are interpreted, and some compiled by NVRTC if it is installed; `SELSCAN_ORACLE_DEVICE=cuda:0` runs all of
+//! them there too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "oracle/generate.rs"]
 mod generate;
+#[path = "oracle/interpret.rs"]
+mod interpret;
 #[path = "oracle/propose.rs"]
 mod propose;
 #[path = "../dsl/tests/common/random.rs"]
@@ -17,7 +20,7 @@ mod run;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use selscan_codegen::Target;
-use selscan_runtime::{Cpu, Device, Feature};
+use selscan_runtime::{Cpu, Device, Feature, nvrtc};
 
 fn cases() -> u32 {
     std::env::var("SELSCAN_ORACLE_CASES")
@@ -67,6 +70,10 @@ fn every_path_computes_the_recurrence() {
     assert!(
         counts.orders.iter().all(|&n| n > 0) && counts.chunked > 0 && counts.shared > 0,
         "an algorithm was never run: {counts}"
+    );
+    assert!(
+        gpu.is_some() || !nvrtc::available() || counts.for_gpu > 0,
+        "no plan for a GPU was compiled: {counts}"
     );
 }
 

@@ -1,25 +1,28 @@
 //! One case of the oracle: a tape's recurrence on random data, by `eval`, by the interpreter and by the JIT.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use selscan_codegen::interp::{Memory, interp};
+use selscan_codegen::backend::cuda::emit;
+use selscan_codegen::interp::Memory;
 use selscan_codegen::loop_ir::Role;
 use selscan_codegen::{Algorithm, Dtype, Options, Order, Plan, Schedule, Target, Ty, lower};
 use selscan_dsl::{
-    Array, Extents, InputId, InputKind, Inputs, Outputs, Recurrence, Scan, StateId,
-    eval_with_bound, prepare,
+    Array, Extents, InputKind, Inputs, Outputs, Recurrence, Scan, eval_with_bound, prepare,
 };
 
 use selscan_models::Model;
-use selscan_runtime::{Args, Cpu, Device, Kernel, Tensor};
+use selscan_runtime::{Args, Cpu, Device, Error, Kernel, Tensor, nvrtc};
 
 use crate::generate::{Case, Tape, generate};
+use crate::interpret::interpret;
 use crate::propose::{Extent, model_case, schedules};
 use crate::random::Random;
 
 /// The K of the tolerance rule.
 const K: f64 = selscan_runtime::TOLERANCE;
+
+/// One plan for a GPU in so many is compiled where there is NVRTC but no GPU is named: that takes longer than all else.
+const COMPILED: usize = 12;
 
 /// How many of what ran.
 #[derive(Default, Debug)]
@@ -32,6 +35,8 @@ pub struct Counts {
     /// Those of them that have several points of the inner axis under way.
     pub under_way: usize,
     pub on_gpu: usize,
+    /// Without a GPU: compiled for one.
+    pub for_gpu: usize,
     pub chunked: usize,
     pub interpreted: usize,
     pub jitted: usize,
@@ -43,7 +48,7 @@ impl fmt::Display for Counts {
         write!(
             f,
             "{} recurrences; {} interpreted and {} compiled runs (registers {registers}, tiled {tiled}, stepped {stepped}, scanned {scanned}, staged {staged}, chunked {}, \
-             shared by threads {}, several points under way {}); {} on a GPU; {} schedules refused",
+             shared by threads {}, several points under way {}); {} on a GPU, {} compiled for one; {} schedules refused",
             self.recurrences,
             self.interpreted,
             self.jitted,
@@ -51,6 +56,7 @@ impl fmt::Display for Counts {
             self.shared,
             self.under_way,
             self.on_gpu,
+            self.for_gpu,
             self.refused
         )
     }
@@ -303,6 +309,12 @@ fn check_case(
                 if let Err(why) = verdict {
                     return fail("GPU", why);
                 }
+            } else if random.below(COMPILED) == 0 {
+                match plans.iter().try_for_each(|plan| compile(plan, target)) {
+                    Ok(()) => counts.for_gpu += 1,
+                    Err(Error::NoNvrtc { .. }) => {}
+                    Err(why) => return fail("NVRTC", why.to_string()),
+                }
             }
             continue;
         }
@@ -319,8 +331,17 @@ fn check_case(
     Ok(())
 }
 
+/// Machine code of a plan for a GPU, as far as can be seen without one.
+fn compile(plan: &Plan, target: &Target) -> Result<(), Error> {
+    let Some(gpu) = &target.gpu else {
+        return Ok(());
+    };
+    let source = emit(&lower(plan)).map_err(|e| Error::Host(e.to_string()))?;
+    nvrtc::compile(&source.text, gpu.capability).map(drop)
+}
+
 /// The extents of a stage, whose axes may be others than the whole's.
-fn extents_of(rec: &Recurrence, extents: &Extents, scan: &Scan) -> Extents {
+pub fn extents_of(rec: &Recurrence, extents: &Extents, scan: &Scan) -> Extents {
     let find = |name: &str| rec.axis_named(name).map_or(0, |a| extents.get(a));
     Extents(scan.recurrence.axes.iter().map(|a| find(&a.name)).collect())
 }
@@ -334,114 +355,6 @@ fn stage_options(scan: &Scan, options: &Options) -> Options {
     own
 }
 
-fn interpret(
-    rec: &Recurrence,
-    scans: &[Scan],
-    plans: &[Plan],
-    extents: &Extents,
-    options: &Options,
-    inputs: &Inputs,
-) -> Result<Outputs, String> {
-    let boundaries: BTreeMap<String, Array> = match &inputs.seq_idx {
-        Some(seq_idx) => rec
-            .specialize(&|name| inputs.has(name))
-            .boundary_inputs(seq_idx)
-            .into_iter()
-            .collect(),
-        None => BTreeMap::new(),
-    };
-    let mut between: BTreeMap<String, Array> = BTreeMap::new();
-    let mut out = Outputs::default();
-    for (scan, plan) in scans.iter().zip(plans) {
-        let stage = &scan.recurrence;
-        let own = extents_of(rec, extents, scan);
-        let ix: Vec<i64> = own.0.iter().map(|&n| n as i64).collect();
-        let mut memory = Memory::new();
-        for (i, decl) in stage.inputs.iter().enumerate() {
-            let array = inputs
-                .tensors
-                .get(&decl.name)
-                .or_else(|| boundaries.get(&decl.name))
-                .or_else(|| between.get(&decl.name));
-            let array = array.ok_or_else(|| format!("stage input {} is not there", decl.name))?;
-            memory.set(
-                Role::Input(InputId(i as u32)),
-                options.dtype(&decl.name),
-                &array.data,
-            );
-        }
-        for (i, decl) in stage.states.iter().enumerate() {
-            if let Some(array) = inputs.initial.get(&decl.name) {
-                memory.set(
-                    Role::Initial(StateId(i as u32)),
-                    options.dtype(&decl.name),
-                    &array.data,
-                );
-            }
-            let poison = vec![
-                f64::NAN;
-                own.shape(&decl.axes).iter().product::<usize>()
-                    * if decl.complex { 2 } else { 1 }
-            ];
-            memory.set(
-                Role::Last(StateId(i as u32)),
-                options.dtype(&decl.name),
-                &poison,
-            );
-        }
-        for (i, decl) in stage.outputs.iter().enumerate() {
-            let poison = vec![
-                f64::NAN;
-                own.shape(&decl.axes).iter().product::<usize>()
-                    * if decl.complex { 2 } else { 1 }
-            ];
-            memory.set(Role::Output(i as u32), options.dtype(&decl.name), &poison);
-        }
-        for (i, (dtype, len)) in plan.workspaces.iter().enumerate() {
-            let len = len
-                .eval(&|_| 0, &|a| ix[a.0 as usize])
-                .ok_or("workspace length")?;
-            memory.set(
-                Role::Workspace(i as u32),
-                *dtype,
-                &vec![f64::NAN; len as usize],
-            );
-        }
-        let program = lower(plan);
-        interp(&program, &mut memory, &ix).map_err(|e| e.to_string())?;
-        for (i, decl) in stage.outputs.iter().enumerate() {
-            let values = memory
-                .get(Role::Output(i as u32), options.dtype(&decl.name))
-                .ok_or("output")?;
-            let shape = own.shape(&decl.axes);
-            let array = if decl.complex {
-                Array::complex(&shape, values)
-            } else {
-                Array::real(&shape, values)
-            };
-            let last_stage = rec.outputs.iter().any(|o| o.name == decl.name);
-            if last_stage {
-                out.tensors.insert(decl.name.clone(), array)
-            } else {
-                between.insert(decl.name.clone(), array)
-            };
-        }
-        for (i, decl) in stage.states.iter().enumerate() {
-            let values = memory
-                .get(Role::Last(StateId(i as u32)), options.dtype(&decl.name))
-                .ok_or("state")?;
-            let shape = own.shape(&decl.axes);
-            let array = if decl.complex {
-                Array::complex(&shape, values)
-            } else {
-                Array::real(&shape, values)
-            };
-            out.last.insert(decl.name.clone(), array);
-        }
-    }
-    Ok(out)
-}
-
 /// The whole path of a user: owned tensors, arguments by name, a launch; outputs are poisoned before.
 fn launch(
     kernel: &Kernel,
@@ -450,7 +363,7 @@ fn launch(
     options: &Options,
     inputs: &Inputs,
 ) -> Result<Outputs, String> {
-    let text = |e: selscan_runtime::Error| e.to_string();
+    let text = |e: Error| e.to_string();
     let shape = |axes: &[selscan_dsl::AxisId], complex: bool| {
         let mut shape = extents.shape(axes);
         shape.extend(complex.then_some(2));
