@@ -11,8 +11,10 @@
 //! staging  launches over the host's tensors   program  a program as kernels, launched
 //! graph    launches recorded                  event    time
 //! ptx      what NVRTC hands to its assembler, checked
+//! carveout shared memory and cache of a multiprocessor
 //! ```
 
+mod carveout;
 mod code;
 mod driver;
 pub(super) mod event;

@@ -5,6 +5,7 @@
 //! program is dropped.
 
 use std::ffi::CString;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use selscan_codegen::backend::cuda::{Entry, Kernels, Source, emit};
 use selscan_codegen::loop_ir::{Program, Role};
 use selscan_dsl::Extents;
 
+use super::carveout::Block;
 use super::code::{self, Cubin, Id};
 use super::driver::{about, cu, failed_with};
 use super::nvrtc::Resources;
@@ -86,8 +88,11 @@ impl Module {
 }
 
 /// A kernel of the module beside it.
-#[derive(Clone, Copy)]
-struct Function(CUfunction);
+struct Function {
+    raw: CUfunction,
+    /// The part of a multiprocessor's memory that it last asked for as shared memory, in percent.
+    carveout: AtomicI32,
+}
 
 // SAFETY: functions may be used from any thread, as long as their module.
 unsafe impl Send for Function {}
@@ -242,13 +247,17 @@ fn function(module: &Module, entry: &Entry) -> Result<Function, Error> {
         // SAFETY: the function is of a loaded module.
         unsafe { cu!(cuFuncSetAttribute(raw, most, entry.shared as i32)) }?;
     }
-    Ok(Function(raw))
+    Ok(Function {
+        raw,
+        carveout: AtomicI32::new(-1),
+    })
 }
 
 /// One kernel about to be queued.
 struct Launch<'p> {
     entry: &'p Entry,
-    function: Function,
+    function: &'p Function,
+    resources: &'p Resources,
     blocks: u32,
     /// The bits of its parameters, 64 each.
     parameters: Vec<u64>,
@@ -358,9 +367,9 @@ impl CudaProgram {
             ));
         }
         // Everything is checked before anything is queued.
-        let entries = self.kernels.entries.iter().zip(&self.functions);
-        let prepared = entries
-            .map(|(entry, &function)| prepare(entry, function, &bindings, &workspaces, &extents))
+        let functions = self.functions.iter().zip(&self.resources);
+        let prepared = (self.kernels.entries.iter().zip(functions))
+            .map(|(entry, function)| prepare(entry, function, &bindings, &workspaces, &extents))
             .collect::<Result<Vec<_>, _>>()?;
         self.module.use_on(&cuda.queue);
         cuda.record(|held| {
@@ -379,7 +388,7 @@ impl CudaProgram {
 
 fn prepare<'p>(
     entry: &'p Entry,
-    function: Function,
+    (function, resources): (&'p Function, &'p Resources),
     bindings: &Bindings<'_>,
     workspaces: &[(u64, selscan_codegen::Dtype, usize)],
     extents: &[i64],
@@ -427,14 +436,36 @@ fn prepare<'p>(
     Ok(Launch {
         entry,
         function,
+        resources,
         blocks: blocks as u32,
         parameters,
     })
 }
 
 impl Launch<'_> {
+    /// Says how much of a multiprocessor's memory is to be shared memory, if it is not what was said last.
+    fn divide(&self, cuda: &Cuda) -> Result<(), Error> {
+        let target = cuda.target();
+        let Some(gpu) = &target.gpu else {
+            return Ok(());
+        };
+        let block = Block {
+            threads: self.entry.threads,
+            registers: self.resources.registers,
+            shared: self.entry.shared,
+        };
+        let percent = block.carveout(self.blocks, gpu, target.l1);
+        if self.function.carveout.swap(percent, Ordering::Relaxed) == percent {
+            return Ok(());
+        }
+        let carveout = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        // SAFETY: the function is of a loaded module.
+        unsafe { cu!(cuFuncSetAttribute(self.function.raw, carveout, percent)) }
+    }
+
     /// Puts the kernel on the stream. The context is the thread's.
     fn queue(mut self, cuda: &Cuda) -> Result<(), Error> {
+        self.divide(cuda).map_err(about(&self.entry.name))?;
         let mut addresses: Vec<*mut std::ffi::c_void> = self
             .parameters
             .iter_mut()
@@ -445,7 +476,7 @@ impl Launch<'_> {
         // blocks write disjoint elements.
         let queued = unsafe {
             cu!(cuLaunchKernel(
-                self.function.0,
+                self.function.raw,
                 self.blocks,
                 1,
                 1,
