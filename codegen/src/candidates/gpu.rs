@@ -158,7 +158,8 @@ pub(crate) fn proposals(
     // What runs any recurrence: by several threads where a step has work for them, or channels are few.
     if !saves {
         let busiest = busiest(rec, structure, extents);
-        let by = together((rec, structure), options, busiest, &base);
+        let one_each = points <= gpu.multiprocessors as usize;
+        let by = together((rec, structure), options, busiest, one_each, &base);
         // One thread holds small states, but does not make matrix products of them while others are idle.
         let matrix = busiest > 4 * states.max(FEW) && points < wanted / 4;
         let at = if matrix { 0 } else { out.len() };

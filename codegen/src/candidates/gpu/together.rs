@@ -10,15 +10,18 @@ use crate::structure::Structure;
 /// Points of a step that are one thread's work.
 pub(super) const FEW: usize = 16;
 
-/// A quarter as many threads as the largest nest has points (measured, sm_90).
+/// A quarter as many threads as the largest nest has points; smaller blocks, where a multiprocessor runs one while the threads of another
+/// wait for each other (measured, sm_90).
 pub(super) fn together(
     (rec, structure): (&Recurrence, &Structure),
     options: &Options,
     busiest: usize,
+    one_each: bool,
     base: &Schedule,
 ) -> [Schedule; 6] {
     let unroll = row_of_matrix(rec, structure, options);
-    let warp = 1 << (busiest as u32 / 4).clamp(32, 512).ilog2();
+    let most = if one_each { 512 } else { 256 };
+    let warp = 1 << (busiest / 4).clamp(32, most).ilog2();
     let of = |warp: u32, unroll, ahead| Schedule {
         order: Order::Stepped,
         tile: 16,
