@@ -158,11 +158,15 @@ pub(crate) fn proposals(
     // What runs any recurrence: by several threads where a step has work for them, or channels are few.
     if !saves {
         let busiest = busiest(rec, structure, extents);
-        let one_each = points <= gpu.multiprocessors as usize;
-        let by = together((rec, structure), options, busiest, one_each, &base);
+        let products = busiest > 4 * states.max(FEW);
+        let several = points > gpu.multiprocessors as usize && !products;
+        let by = together((rec, structure), options, busiest, several, &base);
         // One thread holds small states, but does not make matrix products of them while others are idle.
-        let matrix = busiest > 4 * states.max(FEW) && points < wanted / 4;
-        let at = if matrix { 0 } else { out.len() };
+        let at = if products && points < wanted / 4 {
+            0
+        } else {
+            out.len()
+        };
         if busiest >= FEW || points < wanted {
             out.splice(at..at, by);
         }

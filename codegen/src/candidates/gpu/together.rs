@@ -10,17 +10,23 @@ use crate::structure::Structure;
 /// Points of a step that are one thread's work.
 pub(super) const FEW: usize = 16;
 
-/// A quarter as many threads as the largest nest has points; smaller blocks, where a multiprocessor runs one while the threads of another
-/// wait for each other (measured, sm_90).
+/// A quarter as many threads as the largest nest has points (measured, sm_90). `several`: whether a multiprocessor has several items, none
+/// of which is busy with products by a matrix; then blocks are small, so that one runs while the threads of another wait for each other,
+/// but not so many at once that the matrices which they read have no place in the cache.
 pub(super) fn together(
     (rec, structure): (&Recurrence, &Structure),
     options: &Options,
     busiest: usize,
-    one_each: bool,
+    several: bool,
     base: &Schedule,
 ) -> [Schedule; 6] {
-    let unroll = row_of_matrix(rec, structure, options);
-    let most = if one_each { 512 } else { 256 };
+    let row = row_of_matrix(rec, structure, options);
+    let unroll = row.unwrap_or(4).clamp(4, 8);
+    let most = match (several, row) {
+        (false, _) => 512,
+        (true, Some(_)) => 256,
+        (true, None) => 128,
+    };
     let warp = 1 << (busiest / 4).clamp(32, most).ilog2();
     let of = |warp: u32, unroll, ahead| Schedule {
         order: Order::Stepped,
@@ -53,7 +59,7 @@ pub(super) fn busiest(rec: &Recurrence, structure: &Structure, extents: &Extents
 }
 
 /// Elements of a matrix's row that a thread loads at once: 16 bytes, where a recurrence has matrices of inner axes alone.
-fn row_of_matrix(rec: &Recurrence, structure: &Structure, options: &Options) -> u32 {
+fn row_of_matrix(rec: &Recurrence, structure: &Structure, options: &Options) -> Option<u32> {
     let matrices = rec.inputs.iter().filter(|i| {
         let inner = i.axes.iter().filter(|&&a| structure.inner.contains(a));
         inner.count() > 1 && !i.axes.contains(&rec.time)
@@ -62,5 +68,5 @@ fn row_of_matrix(rec: &Recurrence, structure: &Structure, options: &Options) -> 
         let bytes = options.dtype(&i.name).bytes() * if i.complex { 2 } else { 1 };
         16 / bytes as u32
     });
-    rows.max().unwrap_or(4).clamp(4, 8)
+    rows.max()
 }
