@@ -190,8 +190,10 @@ impl Compiling<'_> {
         // SAFETY: it writes one size.
         self.check(unsafe { size(self.program, &raw mut len) })?;
         let mut bytes = vec![0u8; len];
-        // SAFETY: it writes `len` bytes.
-        self.check(unsafe { get(self.program, bytes.as_mut_ptr().cast()) })?;
+        if len > 0 {
+            // SAFETY: it writes `len` bytes.
+            self.check(unsafe { get(self.program, bytes.as_mut_ptr().cast()) })?;
+        }
         Ok(bytes)
     }
 

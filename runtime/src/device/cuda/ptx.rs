@@ -26,30 +26,25 @@ pub(super) fn unwritten(ptx: &str) -> Option<&str> {
         if line.starts_with(['{', '.']) {
             continue;
         }
-        let line = match line.strip_prefix('@') {
-            Some(guarded) => {
-                guarded
-                    .split_once(char::is_whitespace)
-                    .unwrap_or_default()
-                    .1
-            }
+        let after_word = |text| {
+            str::split_once(text, char::is_whitespace)
+                .unwrap_or_default()
+                .1
+        };
+        let instruction = match line.strip_prefix('@') {
+            Some(guarded) => after_word(guarded).trim_start(),
             None => line,
         };
-        let operands = line
-            .trim_start()
-            .split_once(char::is_whitespace)
-            .unwrap_or_default();
-        let operands = operands.1.trim_start();
-        // What an instruction writes comes first; an address, in brackets, is read.
-        let first = operands.split(',').next().unwrap_or_default();
-        if let Some(register) = registers(first).next()
-            && first.starts_with(WIDE)
-        {
-            written.insert(register);
-            read.extend(registers(&operands[first.len()..]));
+        let operands = after_word(instruction).trim_start();
+        // What an instruction writes comes first, one register or several in braces; an address, in brackets, is read.
+        let end = if operands.starts_with('{') { '}' } else { ',' };
+        let (first, others) = operands.split_once(end).unwrap_or((operands, ""));
+        if first.starts_with(WIDE) || end == '}' {
+            written.extend(registers(first));
         } else {
-            read.extend(registers(operands));
+            read.extend(registers(first));
         }
+        read.extend(registers(others));
     }
     first(&read, &written)
 }
@@ -89,6 +84,8 @@ mod tests {
 	@!%p2 mov.u64 	%rd5, 0;
 	setp.lt.s64 	%p1, %rd5, %rd3;
 	ld.global.v2.u32 	{%r1, %r2}, [%rd4+8];
+	ld.global.v2.u64 	{%rd6, %rd7}, [%rd4+16];
+	add.s64 	%rd8, %rd6, %rd7;
 	{ .reg .b64 to; mbarrier.arrive.shared.b64 to, [%r3]; }
 	st.global.f32 	[%rd4], %f1;
 	ret;
@@ -112,7 +109,14 @@ mod tests {
             assert_eq!(unwritten(&[&bad, GOOD].concat()), Some(register));
             assert_eq!(unwritten(&[GOOD, &bad].concat()), Some(register));
         }
-        let bad = GOOD.replace("@!%p2 mov.u64 	%rd5, 0;", "");
-        assert_eq!(unwritten(&bad), Some("%rd5"));
+        let changed = [
+            ("@!%p2 mov.u64 	%rd5, 0;", "", "%rd5"),
+            ("%rd6, %rd7}", "%rd6}", "%rd7"),
+        ];
+        for (from, to, register) in changed {
+            let bad = GOOD.replace(from, to);
+            assert_ne!(bad, GOOD);
+            assert_eq!(unwritten(&bad), Some(register));
+        }
     }
 }
