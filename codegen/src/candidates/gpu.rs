@@ -9,8 +9,8 @@
 
 mod together;
 
-use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
+use selscan_dsl::{AxisId, Extents, InputDecl};
 
 use crate::chunked::{is_windowed, steps_before};
 use crate::dtype::Ty;
@@ -154,6 +154,12 @@ pub(crate) fn proposals(
         matches!(s.order, Order::Scanned | Order::Staged)
             || points * s.unroll as usize <= MOST_UNROLLED && points <= MOST_HELD
     });
+    // Asked once too: where all that varies over time is a channel's own, a block has nothing in common.
+    let varies = |i: &InputDecl, axis: Option<AxisId>| axis.is_some_and(|a| i.axes.contains(&a));
+    let common = |i: &InputDecl| varies(i, Some(rec.time)) && !varies(i, structure.lane);
+    if !rec.inputs.iter().any(common) {
+        out.retain(|s| s.share == 0);
+    }
     spared(&mut out, options);
     // What runs any recurrence: by several threads where a step has work for them, or channels are few.
     if !saves {
