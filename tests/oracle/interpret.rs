@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use selscan_codegen::interp::{Memory, interp};
 use selscan_codegen::loop_ir::Role;
 use selscan_codegen::{Options, Plan, lower};
-use selscan_dsl::{Array, Extents, InputId, Inputs, Outputs, Recurrence, Scan, StateId};
+use selscan_dsl::{Array, AxisId, Extents, InputId, Inputs, Outputs, Recurrence, Scan, StateId};
 
-use crate::run::extents_of;
+use crate::run::{array, extents_of};
 
 /// The stages of a recurrence one after another, each by the loops of its plan; outputs are poisoned before.
 pub fn interpret(
@@ -32,6 +32,10 @@ pub fn interpret(
         let stage = &scan.recurrence;
         let own = extents_of(rec, extents, scan);
         let ix: Vec<i64> = own.0.iter().map(|&n| n as i64).collect();
+        let poison = |axes: &[AxisId], complex: bool| {
+            let len: usize = own.shape(axes).iter().product();
+            vec![f64::NAN; if complex { 2 * len } else { len }]
+        };
         let mut memory = Memory::new();
         for (i, decl) in stage.inputs.iter().enumerate() {
             let array = inputs
@@ -54,24 +58,18 @@ pub fn interpret(
                     &array.data,
                 );
             }
-            let poison = vec![
-                f64::NAN;
-                own.shape(&decl.axes).iter().product::<usize>()
-                    * if decl.complex { 2 } else { 1 }
-            ];
             memory.set(
                 Role::Last(StateId(i as u32)),
                 options.dtype(&decl.name),
-                &poison,
+                &poison(&decl.axes, decl.complex),
             );
         }
         for (i, decl) in stage.outputs.iter().enumerate() {
-            let poison = vec![
-                f64::NAN;
-                own.shape(&decl.axes).iter().product::<usize>()
-                    * if decl.complex { 2 } else { 1 }
-            ];
-            memory.set(Role::Output(i as u32), options.dtype(&decl.name), &poison);
+            memory.set(
+                Role::Output(i as u32),
+                options.dtype(&decl.name),
+                &poison(&decl.axes, decl.complex),
+            );
         }
         for (i, (dtype, len)) in plan.workspaces.iter().enumerate() {
             let len = len
@@ -89,12 +87,7 @@ pub fn interpret(
             let values = memory
                 .get(Role::Output(i as u32), options.dtype(&decl.name))
                 .ok_or("output")?;
-            let shape = own.shape(&decl.axes);
-            let array = if decl.complex {
-                Array::complex(&shape, values)
-            } else {
-                Array::real(&shape, values)
-            };
+            let array = array(decl.complex, &own.shape(&decl.axes), values);
             let last_stage = rec.outputs.iter().any(|o| o.name == decl.name);
             if last_stage {
                 out.tensors.insert(decl.name.clone(), array)
@@ -106,12 +99,7 @@ pub fn interpret(
             let values = memory
                 .get(Role::Last(StateId(i as u32)), options.dtype(&decl.name))
                 .ok_or("state")?;
-            let shape = own.shape(&decl.axes);
-            let array = if decl.complex {
-                Array::complex(&shape, values)
-            } else {
-                Array::real(&shape, values)
-            };
+            let array = array(decl.complex, &own.shape(&decl.axes), values);
             out.last.insert(decl.name.clone(), array);
         }
     }

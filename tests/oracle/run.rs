@@ -90,7 +90,11 @@ pub fn data(
             },
         )
     });
-    let values = values.collect();
+    array(complex, shape, values.collect())
+}
+
+/// An array of real numbers, or of complex ones as pairs.
+pub fn array(complex: bool, shape: &[usize], values: Vec<f64>) -> Array {
     if complex {
         Array::complex(shape, values)
     } else {
@@ -424,22 +428,17 @@ fn launch(
         args = args.boundaries(values, shape);
     }
     kernel.launch(args).map_err(text)?;
-    let array = |complex: bool, axes: &[selscan_dsl::AxisId], tensor: &Tensor| {
-        let (shape, values) = (extents.shape(axes), tensor.to_f64());
-        if complex {
-            Array::complex(&shape, values)
-        } else {
-            Array::real(&shape, values)
-        }
+    let found = |complex: bool, axes: &[selscan_dsl::AxisId], tensor: &Tensor| {
+        array(complex, &extents.shape(axes), tensor.to_f64())
     };
     let mut out = Outputs::default();
     for (decl, (name, tensor)) in rec.outputs.iter().zip(&outputs) {
         out.tensors
-            .insert(name.clone(), array(decl.complex, &decl.axes, tensor));
+            .insert(name.clone(), found(decl.complex, &decl.axes, tensor));
     }
     for (decl, (name, tensor)) in rec.states.iter().zip(&last) {
         out.last
-            .insert(name.clone(), array(decl.complex, &decl.axes, tensor));
+            .insert(name.clone(), found(decl.complex, &decl.axes, tensor));
     }
     Ok(out)
 }
