@@ -22,9 +22,9 @@ use selscan_codegen::backend::cuda::{Kernels, emit};
 use selscan_codegen::{
     Algorithm, Dtype, Fingerprint, Gpu, Options, Plan, Schedule, Target, candidates, lower,
 };
+use selscan_dsl::Recurrence;
 use selscan_dsl::scan::prepare;
-use selscan_dsl::{Extents, Recurrence};
-use selscan_models::{CATALOGUE, model};
+use selscan_models::{CATALOGUE, Model, model};
 use selscan_runtime::{Error, nvrtc};
 
 /// Types in which packed sequences are tried too: those that models run in.
@@ -369,14 +369,7 @@ fn what_is_prefetched_can_be_fetched() {
         "sequential order=scanned lanes=1 block=4 tile=4 unroll=4 warp=2 threads=64 ahead=1",
     ];
     let r = Recurrence::parse(text).unwrap();
-    let extent = |name: &str| {
-        [("B", 2), ("L", 16), ("D", 9), ("N", 3)]
-            .iter()
-            .find(|e| e.0 == name)
-            .unwrap()
-            .1
-    };
-    let extents = Extents(r.axes.iter().map(|a| extent(&a.name)).collect());
+    let extents = Model::extents(&r, &[("B", 2), ("L", 16), ("D", 9), ("N", 3)]);
     let target = Target::h200();
     let built = on_all_cores(&schedules, |schedule| {
         let scan = &prepare(&r, &|_| true, false)[0];

@@ -9,8 +9,8 @@
 
 mod together;
 
+use selscan_dsl::Extents;
 use selscan_dsl::scan::Scan;
-use selscan_dsl::{AxisId, Extents, InputDecl};
 
 use crate::chunked::{is_windowed, steps_before};
 use crate::dtype::Ty;
@@ -155,9 +155,8 @@ pub(crate) fn proposals(
             || points * s.unroll as usize <= MOST_UNROLLED && points <= MOST_HELD
     });
     // Asked once too: where all that varies over time is a channel's own, a block has nothing in common.
-    let varies = |i: &InputDecl, axis: Option<AxisId>| axis.is_some_and(|a| i.axes.contains(&a));
-    let common = |i: &InputDecl| varies(i, Some(rec.time)) && !varies(i, structure.lane);
-    if !rec.inputs.iter().any(common) {
+    let timed = rec.inputs.iter().filter(|i| i.axes.contains(&rec.time));
+    if timed.count() == streams(rec, structure).count() {
         out.retain(|s| s.share == 0);
     }
     spared(&mut out, options);

@@ -39,6 +39,11 @@ const WITHIN: &[&str] = &[
 /// A program that is being compiled.
 pub(super) type Program = *mut std::ffi::c_void;
 
+/// A function that says how many bytes something of a program has.
+pub(super) type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
+/// A function that writes them.
+pub(super) type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
+
 /// NVRTC's functions. Results are plain integers: a newer library may have results that no enum here knows.
 pub(super) struct Nvrtc {
     /// Its version.
@@ -53,12 +58,12 @@ pub(super) struct Nvrtc {
     ) -> c_int,
     pub destroy: unsafe extern "C" fn(*mut Program) -> c_int,
     pub compile: unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int,
-    pub cubin_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
-    pub cubin: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
-    pub ptx_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
-    pub ptx: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
-    pub log_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
-    pub log: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
+    pub cubin_size: Size,
+    pub cubin: Get,
+    pub ptx_size: Size,
+    pub ptx: Get,
+    pub log_size: Size,
+    pub log: Get,
     pub error: unsafe extern "C" fn(c_int) -> *const c_char,
     pub arch_count: unsafe extern "C" fn(*mut c_int) -> c_int,
     pub archs: unsafe extern "C" fn(*mut c_int) -> c_int,

@@ -3,11 +3,11 @@
 //! In: a text and a compute capability. Out: [`Compiled`], the CUBIN and what each function of it takes of a
 //! multiprocessor, as the assembler reports it.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_int};
 
 use serde::{Deserialize, Serialize};
 
-use super::library::{self, Nvrtc, Program};
+use super::library::{self, Get, Nvrtc, Program, Size};
 use super::ptx;
 use crate::error::Error;
 
@@ -152,11 +152,6 @@ fn check_target(nvrtc: &Nvrtc, wanted: u32) -> Result<(), Error> {
         known: known.join(", "),
     })
 }
-
-/// A function that says how many bytes something of a program has.
-type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
-/// A function that writes them.
-type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 
 /// A program of NVRTC's, freed at the end.
 struct Compiling<'n> {

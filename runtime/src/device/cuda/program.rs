@@ -90,6 +90,7 @@ impl Module {
 /// A kernel of the module beside it.
 struct Function {
     raw: CUfunction,
+    block: Block,
     /// The part of a multiprocessor's memory that it last asked for as shared memory, in percent.
     carveout: AtomicI32,
 }
@@ -227,7 +228,7 @@ fn load(gpu: &Arc<Gpu>, cubin: &Cubin) -> Result<Module, Error> {
 }
 
 /// A kernel of a module, allowed the shared memory that it asks for.
-fn function(module: &Module, entry: &Entry) -> Result<Function, Error> {
+fn function(module: &Module, entry: &Entry, resources: &Resources) -> Result<Function, Error> {
     let _entered = module.gpu.context.enter()?;
     let symbol = CString::new(entry.name.as_str()).map_err(|_| Error::Jit {
         proc: entry.name.clone(),
@@ -249,6 +250,11 @@ fn function(module: &Module, entry: &Entry) -> Result<Function, Error> {
     }
     Ok(Function {
         raw,
+        block: Block {
+            threads: entry.threads,
+            registers: resources.registers,
+            shared: entry.shared,
+        },
         carveout: AtomicI32::new(-1),
     })
 }
@@ -257,7 +263,6 @@ fn function(module: &Module, entry: &Entry) -> Result<Function, Error> {
 struct Launch<'p> {
     entry: &'p Entry,
     function: &'p Function,
-    resources: &'p Resources,
     blocks: u32,
     /// The bits of its parameters, 64 each.
     parameters: Vec<u64>,
@@ -271,11 +276,6 @@ impl CudaProgram {
         cubin: Cubin,
         started: Instant,
     ) -> Result<CudaProgram, Error> {
-        let functions = kernels
-            .entries
-            .iter()
-            .map(|entry| function(&module, entry).map_err(about(&entry.name)))
-            .collect::<Result<_, _>>()?;
         // In the order of the procs.
         let resources = |entry: &Entry| {
             let mut found = cubin.functions.iter().filter(|f| f.name == entry.name);
@@ -284,8 +284,13 @@ impl CudaProgram {
                 ..Resources::default()
             })
         };
+        let resources: Vec<Resources> = kernels.entries.iter().map(resources).collect();
+        let functions = kernels.entries.iter().zip(&resources);
+        let functions = functions
+            .map(|(entry, own)| function(&module, entry, own).map_err(about(&entry.name)))
+            .collect::<Result<_, _>>()?;
         Ok(CudaProgram {
-            resources: kernels.entries.iter().map(resources).collect(),
+            resources,
             kernels,
             module: Arc::new(module),
             functions,
@@ -367,8 +372,8 @@ impl CudaProgram {
             ));
         }
         // Everything is checked before anything is queued.
-        let functions = self.functions.iter().zip(&self.resources);
-        let prepared = (self.kernels.entries.iter().zip(functions))
+        let entries = self.kernels.entries.iter().zip(&self.functions);
+        let prepared = entries
             .map(|(entry, function)| prepare(entry, function, &bindings, &workspaces, &extents))
             .collect::<Result<Vec<_>, _>>()?;
         self.module.use_on(&cuda.queue);
@@ -388,7 +393,7 @@ impl CudaProgram {
 
 fn prepare<'p>(
     entry: &'p Entry,
-    (function, resources): (&'p Function, &'p Resources),
+    function: &'p Function,
     bindings: &Bindings<'_>,
     workspaces: &[(u64, selscan_codegen::Dtype, usize)],
     extents: &[i64],
@@ -436,7 +441,6 @@ fn prepare<'p>(
     Ok(Launch {
         entry,
         function,
-        resources,
         blocks: blocks as u32,
         parameters,
     })
@@ -449,12 +453,7 @@ impl Launch<'_> {
         let Some(gpu) = &target.gpu else {
             return Ok(());
         };
-        let block = Block {
-            threads: self.entry.threads,
-            registers: self.resources.registers,
-            shared: self.entry.shared,
-        };
-        let percent = block.carveout(self.blocks, gpu, target.l1);
+        let percent = self.function.block.carveout(self.blocks, gpu, target.l1);
         if self.function.carveout.swap(percent, Ordering::Relaxed) == percent {
             return Ok(());
         }
